@@ -1,0 +1,29 @@
+"""What a masker may know beside which tokens exist."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from multimask.tokens import Grid, Slots
+
+
+@dataclass(frozen=True)
+class Context:
+    """slots: where each modality's tokens stand. grids: each modality's lattice, None for sets.
+    complete: known to the host, every slot of every sample exists. extra: what a rule that looks
+    at content asks its objective for (attention, predicted loss, model scores), by name.
+    """
+
+    slots: Slots
+    grids: Mapping[str, Grid | None] = field(default_factory=dict)
+    complete: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def grid(self, name: str, needed_by: str) -> Grid:
+        grid = self.grids.get(name)
+        if grid is None:
+            raise ValueError(
+                f"{needed_by}: modality {name!r} has no lattice, so cells have no neighbours; "
+                "use Uniform, or a rule made for sets."
+            )
+        return grid

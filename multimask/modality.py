@@ -1,0 +1,158 @@
+"""What a modality must say: the Tokenizer and the Adapter, and what they may say beside.
+
+A tokenizer cuts raw data into tokens and has no weights; one such class is a complete plug-in. An
+adapter gives tokens their width on the way in and answers for them on the way out; a tokenizer
+that brings none gets `LinearAdapter`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int, Num, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from multimask.tokens import BadSample, Batch, Grid, Part, Sample, Tokens
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Cuts one modality into tokens. A frozen dataclass: its fields are saved with the model.
+
+    token_dim: numbers per token. coord_dim: coordinates per token. num_tokens: slots the modality
+    takes in the model; None where counts vary, and the model is then told `max_tokens`.
+    The class states its raw contract (shape, dtype, units) and raises `BadSample` or `ValueError`
+    when data break it. It may also have any of the abilities below.
+    """
+
+    @property
+    def token_dim(self) -> int: ...
+    @property
+    def coord_dim(self) -> int: ...
+    @property
+    def num_tokens(self) -> int | None: ...
+    def __call__(self, part: Part) -> Tokens: ...
+
+
+@runtime_checkable
+class HasGrid(Protocol):
+    """Its tokens fill a lattice of this shape, row-major."""
+
+    @property
+    def grid(self) -> Grid: ...
+
+
+@runtime_checkable
+class Collates(Protocol):
+    """Puts its samples' data together its own way (ragged data, graphs, padding)."""
+
+    def collate(self, items: Sequence[Any]) -> Any: ...
+
+
+@runtime_checkable
+class KnowsValid(Protocol):
+    """Tells from raw data, before tokenizing, which tokens exist: `(r, n)`, None for all."""
+
+    def valid(self, part: Part) -> Bool[Tensor, "r n"] | None: ...
+
+
+@runtime_checkable
+class Untokenizes(Protocol):
+    """Gives the raw data of all rows back; exact where tokens partition the sample."""
+
+    def untokenize(self, tokens: Tokens) -> Any: ...
+
+
+@runtime_checkable
+class Pictures(Protocol):
+    """Draws one row in true units; tokens not `shown` are blanked."""
+
+    def picture(
+        self, tokens: Tokens, shown: Bool[Tensor, " n"] | None = None
+    ) -> UInt8[ndarray, "h w 3"]: ...
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """The weights at a modality's two ends. m is any flat subset of its tokens, possibly none.
+
+    `embed` content to encoder width; `place` position for the encoder; `decoder_place` position
+    plus modality embedding for the decoder, for visible and hidden tokens alike; `predict` decoder
+    features to an answer; `error` of answers against true values, one number a token, not averaged.
+    An adapter with `embeds_all = True` is always given all tokens of its modality, hidden ones too
+    (batch statistics as published); the model then picks the visible ones.
+    """
+
+    def embed(
+        self, values: Num[Tensor, "m c"], coords: Num[Tensor, "m p"]
+    ) -> Float[Tensor, "m w"]: ...
+    def place(
+        self, coords: Num[Tensor, "m p"], slots: Int[Tensor, " m"], grid: Grid | None
+    ) -> Float[Tensor, "m w"]: ...
+    def decoder_place(
+        self, coords: Num[Tensor, "m p"], slots: Int[Tensor, " m"], grid: Grid | None
+    ) -> Float[Tensor, "m w"]: ...
+    def predict(self, features: Float[Tensor, "m w"]) -> Float[Tensor, "m o"]: ...
+    def error(
+        self, prediction: Float[Tensor, "m o"], values: Num[Tensor, "m c"]
+    ) -> Float[Tensor, " m"]: ...
+
+
+@runtime_checkable
+class Restores(Protocol):
+    """An adapter whose answers can be turned back into token values.
+
+    Where `restoring_leaks`, true statistics of the hidden token were needed to do so.
+    """
+
+    @property
+    def restoring_leaks(self) -> bool: ...
+    def restore(
+        self, prediction: Float[Tensor, "m o"], values: Num[Tensor, "m c"]
+    ) -> Float[Tensor, "m c"]: ...
+
+
+@runtime_checkable
+class BringsAdapter(Protocol):
+    """A tokenizer whose modality wants more than linear layers."""
+
+    def adapter(self, width: int, decoder_width: int | None) -> torch.nn.Module: ...
+
+
+def collate(samples: Sequence[Sample], tokenizers: Mapping[str, Tokenizer]) -> Batch:
+    """Put samples side by side: each modality keeps only the samples that have it.
+
+    A key of None counts as absent. What is neither "id" nor a modality is a label.
+
+    Raises: BadSample for a sample with none of the modalities; ValueError for duplicate ids.
+    """
+    ids = tuple(str(sample.get("id", row)) for row, sample in enumerate(samples))
+    if len(set(ids)) != len(ids):
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise ValueError(f"collate: id {twice!r} occurs twice in one batch; ids must differ.")
+    for name, sample in zip(ids, samples, strict=True):
+        if all(sample.get(key) is None for key in tokenizers):
+            raise BadSample(
+                f"sample {name!r}: has none of the model's modalities {sorted(tokenizers)}, "
+                f"only {sorted(sample)}."
+            )
+    parts = {}
+    for key, tokenizer in tokenizers.items():
+        rows = [row for row, sample in enumerate(samples) if sample.get(key) is not None]
+        if rows:
+            items = [samples[row][key] for row in rows]
+            parts[key] = Part(stack(items, tokenizer), torch.tensor(rows))
+    label_names = {key for sample in samples for key in sample} - {"id", *tokenizers}
+    labels = {key: [sample.get(key) for sample in samples] for key in sorted(label_names)}
+    return Batch(len(samples), ids, labels, parts)
+
+
+def stack(items: Sequence[Any], tokenizer: Tokenizer) -> Any:
+    """One tensor when all items agree in shape and dtype, else a list (mixed native sizes)."""
+    if isinstance(tokenizer, Collates):
+        return tokenizer.collate(items)
+    tensors = [torch.as_tensor(item) for item in items]
+    if len({(t.shape, t.dtype) for t in tensors}) == 1:
+        return torch.stack(tensors)
+    return tensors

@@ -1,0 +1,542 @@
+"""MaskedModel: tokenize, encode, decode. What is kept after pre-training; it weighs no loss."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from multimask.masking.context import Context
+from multimask.masking.masker import Masker, everything, with_picks
+from multimask.modality import (
+    Adapter,
+    BringsAdapter,
+    HasGrid,
+    KnowsValid,
+    Restores,
+    Tokenizer,
+    Untokenizes,
+)
+from multimask.nn.adapters import LinearAdapter, Target
+from multimask.nn.decoders import JointDecoder
+from multimask.nn.encoders import Encoder, Places
+from multimask.plugins import remembers_arguments
+from multimask.tokens import (
+    Batch,
+    Latents,
+    Masking,
+    Part,
+    Picks,
+    Step,
+    TokenBatch,
+    Tokens,
+    existing,
+    slots_of,
+)
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """What a model made of a batch: per modality the true tokens, the same with hidden ones
+    answered (`restored`, in the scale of token values), and which are visible and scored.
+
+    `leaks` names modalities whose answers were put back to scale with true statistics of the
+    hidden tokens: right to look at, not a fair score.
+    """
+
+    tokens: dict[str, Tokens]
+    restored: dict[str, Tokens]
+    visible: dict[str, Tensor]
+    target: dict[str, Tensor]
+    masking: Masking
+    leaks: tuple[str, ...]
+
+
+@remembers_arguments
+class MaskedModel(nn.Module):
+    """Adapters, a shared encoder and a decoder over any set of modalities.
+
+    Args:
+        modalities: a tokenizer per modality name; several may be of one kind.
+        encoder, decoder: ready modules; when not given they are built from width, depth, heads
+            and decoder_width, decoder_depth, decoder_heads. `decoder=False` builds none.
+        adapters: ready adapters by modality; default the tokenizer's own, else linear ones.
+        target: how linear adapters normalise what they regress.
+        max_tokens: slots of modalities whose tokenizer has no fixed number of tokens.
+
+    >>> from multimask.modalities.image import ImagePatches
+    >>> model = MaskedModel({"photo": ImagePatches(size=32, patch=8)}, width=48, depth=2, heads=3)
+    >>> model.slots
+    {'photo': range(0, 16)}
+    """
+
+    arguments: dict[str, object]
+
+    def __init__(
+        self,
+        modalities: Mapping[str, Tokenizer],
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | bool | None = None,
+        adapters: Mapping[str, nn.Module] | None = None,
+        target: Target = Target(),  # noqa: B008 - frozen
+        max_tokens: Mapping[str, int] | None = None,
+        *,
+        width: int = 192,
+        depth: int = 12,
+        heads: int = 3,
+        decoder_width: int = 128,
+        decoder_depth: int = 2,
+        decoder_heads: int = 4,
+    ) -> None:
+        super().__init__()
+        if not modalities:
+            raise ValueError("MaskedModel: give at least one modality, name to tokenizer.")
+        for name in modalities:
+            check_name(name)
+        self.tokenizers = {name: modalities[name] for name in sorted(modalities)}
+        self.num_tokens = {
+            name: slot_count(name, tokenizer, max_tokens or {})
+            for name, tokenizer in self.tokenizers.items()
+        }
+        self.slots = slots_of(self.num_tokens)
+        self.encoder = encoder or Encoder(width, depth, heads)
+        encoder_width = cast(int, self.encoder.width)
+        if decoder is False:
+            self.decoder = None
+        elif isinstance(decoder, nn.Module):
+            self.decoder = decoder
+        else:
+            self.decoder = JointDecoder(encoder_width, decoder_width, decoder_depth, decoder_heads)
+        answer_width = None if self.decoder is None else cast(int, self.decoder.width)
+        given = dict(adapters or {})
+        if set(given) - set(self.tokenizers):
+            raise ValueError(
+                f"MaskedModel: adapters {sorted(set(given) - set(self.tokenizers))} belong to no "
+                f"modality; modalities are {sorted(self.tokenizers)}."
+            )
+        self.adapters = nn.ModuleDict(
+            {
+                name: given.get(name)
+                or default_adapter(tokenizer, encoder_width, answer_width, target)
+                for name, tokenizer in self.tokenizers.items()
+            }
+        )
+        # what is saved: the parts as built, so that defaults may change without moving old models
+        self.resolved = {
+            "modalities": self.tokenizers,
+            "target": target,
+            "encoder": self.encoder,
+            "decoder": False if self.decoder is None else self.decoder,
+            "adapters": given,
+            "max_tokens": dict(max_tokens or {}),
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def adapter(self, name: str) -> Adapter:
+        return cast(Adapter, self.adapters[name])
+
+    # --- the walk -------------------------------------------------------------------------------
+
+    def tokenize(self, batch: Batch) -> TokenBatch:
+        """Cut every modality that is there. Raises ValueError when one has more tokens than slots."""
+        found = {
+            name: tokenizer(batch.parts[name])
+            for name, tokenizer in self.tokenizers.items()
+            if name in batch.parts
+        }
+        for name, tokens in found.items():
+            if tokens.values.shape[1] > self.num_tokens[name]:
+                raise ValueError(
+                    f"modality {name!r}: {tokens.values.shape[1]} tokens, but the model was built "
+                    f"with {self.num_tokens[name]}; use smaller samples, or build it with larger "
+                    f"sizes (max_tokens={{{name!r}: ...}} where counts vary)."
+                )
+        return TokenBatch(batch.size, found, self.slots)
+
+    def context(self, tokens: TokenBatch) -> Context:
+        return Context(tokens.slots, self.grids(tokens), tokens.complete)
+
+    def forward(self, batch: Batch) -> Latents:
+        return self.encode(batch)
+
+    def encode(self, batch: Batch, taps: tuple[int, ...] = ()) -> Latents:
+        """Latents of all that is present, nothing hidden. Lattice modalities may come in any size,
+        also mixed within a batch: samples of equal sizes are encoded together."""
+        buckets = by_shape(batch)
+        if len(buckets) > 1:
+            return merged([(rows, self.encode(part, taps)) for rows, part in buckets], batch.size)
+        tokens = self.tokenize_any_size(buckets[0][1])
+        masking = everything(tokens.exists, tokens.complete)
+        return self.encode_visible(tokens, masking, taps)
+
+    def tokenize_any_size(self, batch: Batch) -> TokenBatch:
+        """Like `tokenize`, with as many slots as these samples need: for encoding."""
+        found = {
+            name: tokenizer(batch.parts[name])
+            for name, tokenizer in self.tokenizers.items()
+            if name in batch.parts
+        }
+        num_tokens = {
+            name: found[name].values.shape[1] if name in found else count
+            for name, count in self.num_tokens.items()
+        }
+        return TokenBatch(batch.size, found, slots_of(num_tokens))
+
+    def encode_visible(
+        self, tokens: TokenBatch, masking: Masking, taps: tuple[int, ...] = ()
+    ) -> Latents:
+        """Latents of the visible tokens; only they are embedded."""
+        masking = self.picked(tokens, masking)
+        if getattr(self.encoder, "keeps_hidden", False):
+            return self.encode_with_mask_tokens(tokens, masking, taps)
+        picks = cast(Picks, masking.picks)
+        content = self.embed(tokens, picks, masking.ids)
+        places = self.places(tokens, picks, masking.ids, masking.valid, decoder=False)
+        return self.encoder(content, places, taps)
+
+    def encode_with_mask_tokens(
+        self, tokens: TokenBatch, masking: Masking, taps: tuple[int, ...]
+    ) -> Latents:
+        """For encoders that keep hidden tokens in the sequence as a mask token."""
+        whole = self.picked(tokens, everything(masking.exists, tokens.complete))
+        picks = cast(Picks, whole.picks)
+        content = self.embed(tokens, picks, whole.ids)
+        shown = masking.visible.gather(1, whole.ids)[..., None]
+        content = torch.where(shown, content, cast(Tensor, self.encoder.mask_token))
+        places = self.places(tokens, picks, whole.ids, whole.valid, decoder=False)
+        return self.encoder(content, places, taps)
+
+    def decode(
+        self, tokens: TokenBatch, latents: Latents, masking: Masking
+    ) -> Float[Tensor, "b d w"]:
+        """Features at the decoded places. Without a decoder: the latents at these places."""
+        masking = self.picked(tokens, masking)
+        if self.decoder is None:
+            return latents.at(masking.decoded_ids)
+        seen = everything(masking.exists, tokens.complete) if self.seen_is_all else masking
+        seen = self.picked(tokens, seen)
+        visible = self.places(
+            tokens, cast(Picks, seen.picks), latents.ids, latents.valid, decoder=True
+        )
+        decoded = self.places(
+            tokens,
+            cast(Picks, masking.decoded_picks),
+            masking.decoded_ids,
+            masking.decoded_valid,
+            decoder=True,
+        )
+        return self.decoder(latents, visible, decoded)
+
+    @property
+    def seen_is_all(self) -> bool:
+        return getattr(self.encoder, "keeps_hidden", False)
+
+    def predict(
+        self, tokens: TokenBatch, features: Float[Tensor, "b d w"], masking: Masking
+    ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """Per modality `(answers (m, o), true values (m, c), at (m,))`, flat over the decoded
+        tokens that exist; `at` indexes the flattened `(b, d)`. Every head runs, on zero rows when
+        its modality is absent."""
+        picks = cast(Picks, self.picked(tokens, masking).decoded_picks)
+        flat = features.flatten(0, 1)
+        answers, start = {}, 0
+        inverse = None
+        if picks.order is not None:
+            inverse = torch.empty(
+                sum(len(source) for source in picks.source.values()) + 1,
+                dtype=torch.long,
+                device=flat.device,
+            )
+            inverse[picks.order] = torch.arange(len(picks.order), device=flat.device)
+        for name in self.slots:
+            source = picks.source.get(name)
+            if source is None:
+                at = torch.zeros(0, dtype=torch.long, device=flat.device)
+                values = flat.new_zeros(0, self.tokenizers[name].token_dim)
+            else:
+                stop = start + len(source)
+                at = (
+                    torch.arange(start, stop, device=flat.device)
+                    if inverse is None
+                    else inverse[start:stop]
+                )
+                values = tokens.modalities[name].values.flatten(0, 1).index_select(0, source)
+                start = stop
+            chosen = flat if inverse is None else flat.index_select(0, at)
+            answers[name] = (self.adapter(name).predict(chosen), values, at)
+        return answers
+
+    # --- flat lists in, (b, k, w) out -----------------------------------------------------------
+
+    def picked(self, tokens: TokenBatch, masking: Masking) -> Masking:
+        """The masking with its flat lists; those drawn in the loader have them already."""
+        if masking.picks is not None and masking.decoded_picks is not None:
+            return masking
+        rows = {name: part.rows for name, part in tokens.modalities.items()}
+        counts = {name: part.values.shape[1] for name, part in tokens.modalities.items()}
+        return with_picks(masking, tokens.slots, rows, counts)
+
+    def embed(
+        self, tokens: TokenBatch, picks: Picks, ids: Int[Tensor, "b k"]
+    ) -> Float[Tensor, "b k w"]:
+        """Content at encoder width. Adapters of absent modalities run on zero rows, so that every
+        weight takes part in every step."""
+        lists = []
+        for name in tokens.slots:
+            adapter = self.adapter(name)
+            source = picks.source.get(name)
+            if source is None:
+                tokenizer = self.tokenizers[name]
+                values = torch.zeros(0, tokenizer.token_dim, device=self.device)
+                coords = torch.zeros(0, tokenizer.coord_dim, device=self.device)
+                lists.append(adapter.embed(values, coords))
+                continue
+            part = tokens.modalities[name]
+            values = part.values.flatten(0, 1)
+            if getattr(adapter, "embeds_all", False):
+                every = torch.arange(len(values), device=values.device)
+                lists.append(
+                    adapter.embed(values, coords_at(part, every)).index_select(0, source)
+                )
+            else:
+                lists.append(
+                    adapter.embed(values.index_select(0, source), coords_at(part, source))
+                )
+        return arranged(lists, picks, ids)
+
+    def places(
+        self,
+        tokens: TokenBatch,
+        picks: Picks,
+        ids: Int[Tensor, "b k"],
+        valid: Tensor | None,
+        decoder: bool,
+    ) -> Places:
+        """Positions and coordinates of the picked tokens."""
+        positions, coords = [], []
+        widest = max(tokenizer.coord_dim for tokenizer in self.tokenizers.values())
+        for name in tokens.slots:
+            adapter, part = self.adapter(name), tokens.modalities.get(name)
+            source = picks.source.get(name)
+            if part is None or source is None:
+                here = torch.zeros(0, self.tokenizers[name].coord_dim, device=ids.device)
+                local = torch.zeros(0, dtype=torch.long, device=ids.device)
+                grid = self.static_grid(name)
+            else:
+                here, local, grid = coords_at(part, source), picks.slots[name], part.grid
+            place = adapter.decoder_place if decoder else adapter.place
+            positions.append(place(here, local, grid))
+            coords.append(nn.functional.pad(here.float(), (0, widest - here.shape[1])))
+        return Places(
+            arranged(positions, picks, ids),
+            arranged(coords, picks, ids),
+            ids,
+            valid,
+            tokens.slots,
+            self.grids(tokens),
+            {n: t.edges for n, t in tokens.modalities.items() if t.edges is not None},
+            tokens.num_slots,
+        )
+
+    def static_grid(self, name: str) -> tuple[int, ...] | None:
+        tokenizer = self.tokenizers[name]
+        return tokenizer.grid if isinstance(tokenizer, HasGrid) else None
+
+    def grids(self, tokens: TokenBatch) -> dict[str, tuple[int, ...] | None]:
+        return {
+            name: tokens.modalities[name].grid
+            if name in tokens.modalities
+            else self.static_grid(name)
+            for name in tokens.slots
+        }
+
+    # --- uses -----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def reconstruct(
+        self, batch: Batch, masker: Masker = Masker(), step: Step = Step()  # noqa: B008 - frozen
+    ) -> Reconstructed:
+        """Hide what `masker` (or the batch's own masking) says and answer for it.
+
+        In eval mode whatever the mode before. The restored tokens hold true values where a token
+        is visible or was not asked for.
+        """
+        was_training = self.training
+        self.eval()
+        try:
+            tokens = self.tokenize(batch)
+            masking = batch.masking
+            if masking is None:
+                generators = step.generators(batch.sample_ids, "masking")
+                masking = masker(tokens.exists, generators, self.context(tokens))
+            masking = self.picked(tokens, masking)
+            features = self.decode(tokens, self.encode_visible(tokens, masking), masking)
+            answers = self.predict(tokens, features, masking)
+        finally:
+            self.train(was_training)
+        restored, leaks = {}, []
+        for name, part in tokens.modalities.items():
+            adapter = self.adapter(name)
+            if not isinstance(adapter, Restores):
+                continue
+            if adapter.restoring_leaks:
+                leaks.append(name)
+            prediction, values, _ = answers[name]
+            source = cast(Picks, masking.decoded_picks).source[name]
+            filled = part.values.to(prediction.dtype).flatten(0, 1).clone()
+            asked = masking.target[:, self.slots[name].start : self.slots[name].stop]
+            asked = asked[part.rows][:, : part.values.shape[1]].flatten()[source]
+            back = adapter.restore(prediction, values)
+            filled[source[asked]] = back[asked]
+            restored[name] = replace(part, values=filled.view_as(part.values))
+        return Reconstructed(
+            tokens.modalities,
+            restored,
+            {n: masking.visible[:, w.start : w.stop] for n, w in self.slots.items()},
+            {n: masking.target[:, w.start : w.stop] for n, w in self.slots.items()},
+            masking,
+            tuple(leaks),
+        )
+
+    def untokenize(self, name: str, tokens: Tokens) -> object:
+        """Raw data of one modality. Raises ValueError when its tokenizer has no way back."""
+        tokenizer = self.tokenizers[name]
+        if not isinstance(tokenizer, Untokenizes):
+            raise ValueError(f"modality {name!r}: {type(tokenizer).__name__} has no untokenize.")
+        return tokenizer.untokenize(tokens)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `model.safetensors` and `config.json`; `multimask.load` reads them."""
+        from multimask.checkpoints import save
+
+        save(self, folder)
+
+    def describe(self, masker: Masker | None = None) -> "Description":  # noqa: F821
+        """Parameters, tokens, effective ratio, FLOPs per sample, encoder's and decoder's shares."""
+        from multimask.describe import describe
+
+        return describe(self, masker or Masker())
+
+
+def check_name(name: str) -> None:
+    if not name or name == "id" or "." in name or "/" in name:
+        raise ValueError(
+            f"MaskedModel: {name!r} cannot name a modality; use a plain word other than 'id'."
+        )
+
+
+def slot_count(name: str, tokenizer: Tokenizer, max_tokens: Mapping[str, int]) -> int:
+    count = max_tokens.get(name, tokenizer.num_tokens)
+    if count is None:
+        raise ValueError(
+            f"modality {name!r}: its number of tokens varies; say how many slots it gets at most, "
+            f"max_tokens={{{name!r}: ...}}."
+        )
+    if count < 1:
+        raise ValueError(f"modality {name!r}: {count} tokens; there must be at least one.")
+    return count
+
+
+def default_adapter(
+    tokenizer: Tokenizer, width: int, decoder_width: int | None, target: Target
+) -> nn.Module:
+    if isinstance(tokenizer, BringsAdapter):
+        return tokenizer.adapter(width, decoder_width)
+    return LinearAdapter(tokenizer, width, decoder_width, target)
+
+
+def coords_at(tokens: Tokens, source: Int[Tensor, " m"]) -> Tensor:
+    """Coordinates of flat tokens; a lattice shares one set among its rows."""
+    coords = tokens.coords
+    if len(coords) == 1 and tokens.values.shape[0] != 1:
+        return coords[0].index_select(0, source % tokens.values.shape[1])
+    return coords.flatten(0, 1).index_select(0, source)
+
+
+def arranged(lists: list[Tensor], picks: Picks, ids: Int[Tensor, "b k"]) -> Float[Tensor, "b k w"]:
+    """Flat lists in name order, laid out as rows; what does not exist gets zeros."""
+    flat = lists[0] if len(lists) == 1 else torch.cat(lists)
+    if picks.order is not None:
+        flat = torch.cat((flat, flat.new_zeros(1, flat.shape[1]))).index_select(0, picks.order)
+    return flat.view(*ids.shape, flat.shape[1])
+
+
+def by_shape(batch: Batch) -> list[tuple[list[int], Batch]]:
+    """Split a batch whose samples differ in size into batches whose samples agree."""
+    ragged = {name: part for name, part in batch.parts.items() if isinstance(part.data, list)}
+    if not ragged:
+        return [(list(range(batch.size)), batch)]
+    keys: list[list[object]] = [[] for _ in range(batch.size)]
+    for name, part in ragged.items():
+        for row, item in zip(part.rows.tolist(), part.data, strict=True):
+            keys[row].append((name, tuple(item.shape), str(item.dtype)))
+    buckets: dict[str, list[int]] = {}
+    for row, key in enumerate(keys):
+        buckets.setdefault(repr(key), []).append(row)
+    return [(rows, taken(batch, rows)) for rows in buckets.values()]
+
+
+def taken(batch: Batch, rows: list[int]) -> Batch:
+    """These rows of a batch, in this order; lists whose items now agree are stacked."""
+    place = {row: index for index, row in enumerate(rows)}
+    parts = {}
+    for name, part in batch.parts.items():
+        had = part.rows.tolist()
+        keep = [index for index, row in enumerate(had) if row in place]
+        if not keep:
+            continue
+        device = part.rows.device
+        if isinstance(part.data, Tensor):
+            data = part.data[torch.tensor(keep, device=part.data.device)]
+        else:
+            data = [part.data[index] for index in keep]
+            if len({(item.shape, item.dtype) for item in data}) == 1:
+                data = torch.stack(data)
+        parts[name] = Part(data, torch.tensor([place[had[i]] for i in keep], device=device))
+    return Batch(
+        len(rows),
+        tuple(batch.sample_ids[row] for row in rows),
+        {name: [values[row] for row in rows] for name, values in batch.labels.items()},
+        parts,
+    )
+
+
+def merged(pieces: list[tuple[list[int], Latents]], size: int) -> Latents:
+    """Latents of buckets back in one record, padded to the longest; padding is not valid."""
+    first = pieces[0][1]
+    k = max(latents.tokens.shape[1] for _, latents in pieces)
+    tokens = first.tokens.new_zeros(size, k, first.tokens.shape[-1])
+    ids = first.ids.new_zeros(size, k)
+    valid = torch.zeros(size, k, dtype=torch.bool, device=ids.device)
+    around = first.globals.new_zeros(size, *first.globals.shape[1:])
+    taps = tuple(tokens.new_zeros(tokens.shape) for _ in first.taps)
+    for rows, latents in pieces:
+        where, count = torch.tensor(rows, device=ids.device), latents.tokens.shape[1]
+        tokens[where, :count] = latents.tokens
+        ids[where, :count] = latents.ids
+        valid[where, :count] = True if latents.valid is None else latents.valid
+        around[where] = latents.globals
+        for whole, tap in zip(taps, latents.taps, strict=True):
+            whole[where, :count] = tap
+    num_slots = max(latents.num_slots for _, latents in pieces)
+    return Latents(tokens, ids, around, num_slots, valid, taps)
+
+
+def present(
+    batch: Batch, tokenizers: Mapping[str, Tokenizer], num_tokens: Mapping[str, int]
+) -> tuple[Tensor, dict[str, Tensor], bool]:
+    """Before tokenizing: which slots exist, each modality's rows, and whether nothing lacks."""
+    slots, parts = slots_of(num_tokens), {}
+    for name, part in batch.parts.items():
+        tokenizer = tokenizers[name]
+        valid = tokenizer.valid(part) if isinstance(tokenizer, KnowsValid) else None
+        count = num_tokens[name] if valid is None else valid.shape[1]
+        parts[name] = (part.rows, count, valid)
+    exists = existing(batch.size, slots, parts)
+    return exists, {name: rows for name, (rows, _, _) in parts.items()}, bool(exists.all())

@@ -1,0 +1,1 @@
+"""Weights: blocks, positions, adapters, encoders, decoders, teacher."""

@@ -1,0 +1,149 @@
+"""The default adapter: linear in, linear out, squared error against stated targets."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int, Num
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from multimask.modality import HasGrid, Tokenizer
+from multimask.nn.blocks import init_weights
+from multimask.nn.positions import CoordMLP, SinCos
+from multimask.plugins import remembers_arguments
+from multimask.tokens import Grid
+
+Unit = Literal["none", "patch", "channel"]
+
+
+@runtime_checkable
+class HasChannels(Protocol):
+    """Token values are laid out (..., channel), channels innermost."""
+
+    @property
+    def channels(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Target:
+    """How token values become regression targets.
+
+    unit: "none" regresses the values as they are; "patch" subtracts each token's mean and divides
+    by its spread (MAE's norm_pix); "channel" does so per token and channel. The spread is
+    `sqrt(var + epsilon)`, var with n - 1 in the denominator when `unbiased` (MAE), else n.
+    """
+
+    unit: Unit = "none"
+    epsilon: float = 1e-6
+    unbiased: bool = True
+
+    def __post_init__(self) -> None:
+        if self.unit not in ("none", "patch", "channel"):
+            raise ValueError(f"Target: unit={self.unit!r} must be 'none', 'patch' or 'channel'.")
+        if self.epsilon <= 0:
+            raise ValueError(f"Target: epsilon={self.epsilon} must be positive.")
+
+    def statistics(
+        self, values: Float[Tensor, "m g e"]
+    ) -> tuple[Float[Tensor, "m g 1"], Float[Tensor, "m g 1"]]:
+        """Mean and spread over the last axis."""
+        var, mean = torch.var_mean(
+            values, dim=-1, keepdim=True, correction=1 if self.unbiased else 0
+        )
+        return mean, (var + self.epsilon).sqrt()
+
+
+@remembers_arguments
+class LinearAdapter(nn.Module):
+    """Linear in, linear out, mean squared error per token.
+
+    Args:
+        tokenizer: what it stands at the ends of.
+        width, decoder_width: of encoder and decoder; decoder_width None for a model that has no
+            decoder, whose heads then sit on the encoder.
+        target: how values become targets; "channel" needs a tokenizer with `channels`.
+        position, decoder_position: classes from `nn.positions`; default sin-cos tables on
+            lattices, an MLP of coordinates for sets.
+        named: add a learned modality embedding in the encoder too (the decoder always has one,
+            starting at zero).
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        width: int,
+        decoder_width: int | None,
+        target: Target = Target(),  # noqa: B008 - frozen
+        position: type | None = None,
+        decoder_position: type | None = None,
+        named: bool = False,
+    ) -> None:
+        super().__init__()
+        self.tokenizer, self.target = tokenizer, target
+        self.groups = 1
+        if target.unit == "channel":
+            if not isinstance(tokenizer, HasChannels):
+                raise ValueError(
+                    f"LinearAdapter: target unit 'channel' needs a tokenizer that states its "
+                    f"channels; {type(tokenizer).__name__} does not."
+                )
+            self.groups = tokenizer.channels
+        default = SinCos if isinstance(tokenizer, HasGrid) else CoordMLP
+        answer_width = width if decoder_width is None else decoder_width
+        self.proj = nn.Linear(tokenizer.token_dim, width)
+        self.pred = nn.Linear(answer_width, tokenizer.token_dim)
+        self.position = (position or default)(tokenizer, width)
+        self.decoder_position = (decoder_position or position or default)(tokenizer, answer_width)
+        self.name = nn.Parameter(torch.zeros(width)) if named else None
+        self.decoder_name = nn.Parameter(torch.zeros(answer_width))
+        self.apply(init_weights)
+
+    def embed(self, values: Num[Tensor, "m c"], coords: Num[Tensor, "m p"]) -> Float[Tensor, "m w"]:
+        content = self.proj(values.to(self.proj.weight.dtype))
+        return content if self.name is None else content + self.name
+
+    def place(
+        self, coords: Num[Tensor, "m p"], slots: Int[Tensor, " m"], grid: Grid | None
+    ) -> Float[Tensor, "m w"]:
+        return self.position(coords, slots, grid)
+
+    def decoder_place(
+        self, coords: Num[Tensor, "m p"], slots: Int[Tensor, " m"], grid: Grid | None
+    ) -> Float[Tensor, "m w"]:
+        return self.decoder_position(coords, slots, grid) + self.decoder_name
+
+    def predict(self, features: Float[Tensor, "m w"]) -> Float[Tensor, "m c"]:
+        return self.pred(features)
+
+    def error(
+        self, prediction: Float[Tensor, "m c"], values: Num[Tensor, "m c"]
+    ) -> Float[Tensor, " m"]:
+        wanted = values.to(prediction.dtype)
+        if self.target.unit != "none":
+            grouped = self.grouped(wanted)
+            mean, spread = self.target.statistics(grouped)
+            wanted = self.ungrouped((grouped - mean) / spread)
+        return F.mse_loss(prediction, wanted, reduction="none").mean(dim=-1)
+
+    @property
+    def restoring_leaks(self) -> bool:
+        """Whether `restore` uses the hidden token's true mean and spread."""
+        return self.target.unit != "none"
+
+    def restore(
+        self, prediction: Float[Tensor, "m c"], values: Num[Tensor, "m c"]
+    ) -> Float[Tensor, "m c"]:
+        """Answers in the scale of token values. Normalised targets do not say where a token's mean
+        lies, so its TRUE mean and spread are put back: right to look at, not a fair score."""
+        if not self.restoring_leaks:
+            return prediction
+        mean, spread = self.target.statistics(self.grouped(values.to(prediction.dtype)))
+        return self.ungrouped(self.grouped(prediction) * spread + mean)
+
+    def grouped(self, values: Float[Tensor, "m c"]) -> Float[Tensor, "m g e"]:
+        return rearrange(values, "m (e g) -> m g e", g=self.groups)
+
+    def ungrouped(self, values: Float[Tensor, "m g e"]) -> Float[Tensor, "m c"]:
+        return rearrange(values, "m g e -> m (e g)")
