@@ -71,8 +71,9 @@ def test_nothing_that_we_require_asks_for_torchvision() -> None:
 
 
 def test_the_base_install_is_small() -> None:
-    base = required() - required_by(["torch"])  # what torch brings differs by platform
-    assert len(base) < 50, sorted(base)
+    # what torch brings differs by platform; a CPU build with its own makes ten
+    base = required() - required_by(["torch"])
+    assert len(base) < 48, sorted(base)
     assert not base & {"matplotlib", "rich", "pandas", "timm"}
 
 

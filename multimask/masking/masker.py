@@ -20,11 +20,14 @@ class Masker:
     Lowest scores stay visible. Decoded are the d slots of lowest key, key = tier + noise: tier 0
     exists and hidden, 1 exists and visible (answered, not scored), 2 does not exist. With `ragged`
     samples that have fewer tokens than the budget keeps are padded; else that is an error.
+    `decoded` is a second rule for methods that choose what to decode by themselves: its lowest
+    scores among the tokens that exist, visible or not (VideoMAE V2's dual masking).
     """
 
     rule: Rule = Uniform()  # noqa: RUF009 - frozen
     budget: Budget = Ratio(0.75)  # noqa: RUF009 - frozen
     ragged: bool = False
+    decoded: Rule | None = None
 
     @property
     def content_free(self) -> bool:
@@ -59,8 +62,11 @@ class Masker:
         scores = self.rule(exists, generators, context).masked_fill(~exists, torch.inf)
         ids = scores.argsort(dim=1, stable=True)[:, :k]
         visible = torch.zeros_like(exists).scatter(1, ids, True)
-        tier = torch.where(exists, visible.float(), 2.0)  # 0 hidden, 1 visible, 2 does not exist
-        key = tier + Uniform()(exists, generators, context)
+        if self.decoded is None:
+            tier = torch.where(exists, visible.float(), 2.0)  # hidden, visible, does not exist
+            key = tier + Uniform()(exists, generators, context)
+        else:
+            key = self.decoded(exists, generators, context).masked_fill(~exists, torch.inf)
         decoded_ids = key.argsort(dim=1, stable=True)[:, :d]
         return Masking(ids, decoded_ids, exists, padded=fewest < k, decoded_padded=fewest < d)
 
