@@ -160,7 +160,7 @@ class MaskedModel(nn.Module):
         return TokenBatch(batch.size, found, self.slots)
 
     def context(self, tokens: TokenBatch) -> Context:
-        return Context(tokens.slots, self.grids(tokens), tokens.complete)
+        return Context(tokens.slots, self.grids(tokens), tokens.complete, tokens)
 
     def forward(self, batch: Batch) -> Latents:
         return self.encode(batch)
@@ -301,13 +301,9 @@ class MaskedModel(nn.Module):
             values = part.values.flatten(0, 1)
             if getattr(adapter, "embeds_all", False):
                 every = torch.arange(len(values), device=values.device)
-                lists.append(
-                    adapter.embed(values, coords_at(part, every)).index_select(0, source)
-                )
+                lists.append(adapter.embed(values, coords_at(part, every)).index_select(0, source))
             else:
-                lists.append(
-                    adapter.embed(values.index_select(0, source), coords_at(part, source))
-                )
+                lists.append(adapter.embed(values.index_select(0, source), coords_at(part, source)))
         return arranged(lists, picks, ids)
 
     def places(
@@ -360,7 +356,10 @@ class MaskedModel(nn.Module):
 
     @torch.no_grad()
     def reconstruct(
-        self, batch: Batch, masker: Masker = Masker(), step: Step = Step()  # noqa: B008 - frozen
+        self,
+        batch: Batch,
+        masker: Masker = Masker(),
+        step: Step = Step(),  # noqa: B008 - frozen
     ) -> Reconstructed:
         """Hide what `masker` (or the batch's own masking) says and answer for it.
 

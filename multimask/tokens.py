@@ -310,9 +310,7 @@ class Step:
     epoch: int = 0
     index: int = 0
 
-    def generators(
-        self, sample_ids: Iterable[str], purpose: str, view: int = 0
-    ) -> list[Generator]:
+    def generators(self, sample_ids: Iterable[str], purpose: str, view: int = 0) -> list[Generator]:
         """Every sample's own CPU generator for one purpose ("augment", "masking", ...)."""
         return [
             sample_generator(self.seed, self.epoch, sample_id, purpose, view)

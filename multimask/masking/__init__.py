@@ -4,4 +4,14 @@ from multimask.masking.budgets import Count, Ratio, num_visible
 from multimask.masking.masker import Context, Masker, everything
 from multimask.masking.rules import Block, Grid, Uniform
 
-__all__ = ["Block", "Context", "Count", "Grid", "Masker", "Ratio", "Uniform", "everything", "num_visible"]
+__all__ = [
+    "Block",
+    "Context",
+    "Count",
+    "Grid",
+    "Masker",
+    "Ratio",
+    "Uniform",
+    "everything",
+    "num_visible",
+]

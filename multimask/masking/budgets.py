@@ -24,7 +24,9 @@ def num_visible(n: int, ratio: float, counting: Counting = "visible") -> int:
     (49, 19, 20)
     """
     if not 0 <= ratio < 1:
-        raise ValueError(f"ratio is the share of tokens hidden and must lie in [0, 1), not {ratio}.")
+        raise ValueError(
+            f"ratio is the share of tokens hidden and must lie in [0, 1), not {ratio}."
+        )
     if counting == "hidden":
         return max(1, n - math.floor(n * ratio + 1e-6))
     kept = n * (1 - ratio)

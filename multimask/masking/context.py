@@ -4,19 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from multimask.tokens import Grid, Slots
+from multimask.tokens import Grid, Slots, TokenBatch
 
 
 @dataclass(frozen=True)
 class Context:
     """slots: where each modality's tokens stand. grids: each modality's lattice, None for sets.
-    complete: known to the host, every slot of every sample exists. extra: what a rule that looks
-    at content asks its objective for (attention, predicted loss, model scores), by name.
+    complete: known to the host, every slot of every sample exists. tokens: the tokenized batch,
+    for rules that say `needs_content = True`; such maskings are drawn in the step, not in the
+    loader. extra: what else such a rule asks its objective for (attention, predicted loss), by name.
     """
 
     slots: Slots
     grids: Mapping[str, Grid | None] = field(default_factory=dict)
     complete: bool = False
+    tokens: TokenBatch | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def grid(self, name: str, needed_by: str) -> Grid:

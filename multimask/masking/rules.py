@@ -122,9 +122,7 @@ class Grid:
         for name, where in context.slots.items():
             grid = context.grid(name, needed_by="Grid")
             axes = torch.meshgrid(*(torch.arange(size) for size in grid), indexing="ij")
-            cell = sum(
-                (axis % self.stride) * self.stride**power for power, axis in enumerate(axes)
-            )
+            cell = sum((axis % self.stride) * self.stride**power for power, axis in enumerate(axes))
             order = torch.as_tensor(cell).flatten().to(scores)
             scores[:, where.start : where.start + len(order)] += order
         return scores

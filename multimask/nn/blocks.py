@@ -174,6 +174,21 @@ def check_heads(width: int, heads: int, who: str) -> None:
         raise ValueError(f"{who}: width={width} must be a multiple of heads={heads}.")
 
 
+def check_depth(depth: int, who: str) -> None:
+    if depth < 1:
+        raise ValueError(f"{who}: depth={depth} must be at least 1.")
+
+
+def check_places(places: str, who: str) -> None:
+    if places not in ("once", "every"):
+        raise ValueError(f"{who}: places={places!r} must be 'once' or 'every'.")
+
+
+def drop_rates(last: float, depth: int) -> list[float]:
+    """Drop-path rates rising linearly from 0 in the first block to `last` in the last."""
+    return [last * index / max(depth - 1, 1) for index in range(depth)]
+
+
 def init_weights(module: nn.Module) -> None:
     """MAE's initialisation: Xavier-uniform linear layers, zero biases, unit norms."""
     if isinstance(module, nn.Linear):

@@ -6,7 +6,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from multimask.nn.blocks import Block, check_heads, init_weights
+from multimask.nn.blocks import (
+    Block,
+    check_depth,
+    check_heads,
+    check_places,
+    drop_rates,
+    init_weights,
+)
 from multimask.plugins import remembers_arguments
 from multimask.tokens import Grid, Latents
 
@@ -83,15 +90,15 @@ class Encoder(nn.Module):
         check_heads(width, heads, "Encoder")
         if globals_at not in ("first", "last"):
             raise ValueError(f"Encoder: globals_at={globals_at!r} must be 'first' or 'last'.")
-        if places not in ("once", "every"):
-            raise ValueError(f"Encoder: places={places!r} must be 'once' or 'every'.")
+        check_depth(depth, "Encoder")
+        check_places(places, "Encoder")
         self.width, self.depth, self.heads = width, depth, heads
         self.globals_at, self.places_when = globals_at, places
         self.globals = nn.Parameter(torch.zeros(num_globals, width))
         self.mask_token = nn.Parameter(torch.zeros(width)) if keeps_hidden else None
-        rates = [drop_path * index / max(depth - 1, 1) for index in range(depth)]
         self.blocks = nn.ModuleList(
-            Block(width, heads, mlp_ratio, qkv_bias, eps, layer_scale, rate) for rate in rates
+            Block(width, heads, mlp_ratio, qkv_bias, eps, layer_scale, rate)
+            for rate in drop_rates(drop_path, depth)
         )
         self.norm = nn.LayerNorm(width, eps=eps) if final_norm else nn.Identity()
         self.apply(init_weights)

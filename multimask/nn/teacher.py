@@ -75,5 +75,3 @@ class Teacher(nn.Module):
         torch._foreach_lerp_(mine, theirs, 1 - rate)
         for own, other in zip(self.module.buffers(), student.buffers(), strict=True):
             own.copy_(other)
-
-

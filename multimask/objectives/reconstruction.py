@@ -63,9 +63,7 @@ class Reconstruction(Objective):
         return terms
 
 
-def per_sample(
-    error: Tensor, scored: Tensor, rows: Tensor, size: int
-) -> tuple[Tensor, Tensor]:
+def per_sample(error: Tensor, scored: Tensor, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Sum over samples of each sample's mean error, and how many samples have one."""
     sums = torch.zeros(size, dtype=error.dtype, device=error.device).index_add(0, rows, error)
     counts = torch.zeros_like(sums).index_add(0, rows, scored)
