@@ -201,7 +201,7 @@ class ImagePatches:
         pixels = self.untokenize(tokens)[0].float().cpu()
         if shown is not None:
             tall, wide = pair(self.patch)
-            open_cells = shown.cpu().view(tokens.grid)
+            open_cells = shown.cpu().reshape(tokens.grid or ())
             open_pixels = open_cells.repeat_interleave(tall, 0).repeat_interleave(wide, 1)
             pixels = torch.where(open_pixels, pixels, torch.tensor(0.5))
         if len(pixels) == 1:

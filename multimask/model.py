@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -36,6 +36,9 @@ from multimask.tokens import (
     existing,
     slots_of,
 )
+
+if TYPE_CHECKING:
+    from multimask.describe import Description
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ class MaskedModel(nn.Module):
     # --- the walk -------------------------------------------------------------------------------
 
     def tokenize(self, batch: Batch) -> TokenBatch:
-        """Cut every modality that is there. Raises ValueError when one has more tokens than slots."""
+        """Cut every modality that is there. Raises ValueError for more tokens than slots."""
         found = {
             name: tokenizer(batch.parts[name])
             for name, tokenizer in self.tokenizers.items()
@@ -358,7 +361,7 @@ class MaskedModel(nn.Module):
     def reconstruct(
         self,
         batch: Batch,
-        masker: Masker = Masker(),
+        masker: Masker = Masker(),  # noqa: B008 - frozen
         step: Step = Step(),  # noqa: B008 - frozen
     ) -> Reconstructed:
         """Hide what `masker` (or the batch's own masking) says and answer for it.
@@ -416,7 +419,7 @@ class MaskedModel(nn.Module):
 
         save(self, folder)
 
-    def describe(self, masker: Masker | None = None) -> "Description":  # noqa: F821
+    def describe(self, masker: Masker | None = None) -> "Description":
         """Parameters, tokens, effective ratio, FLOPs per sample, encoder's and decoder's shares."""
         from multimask.describe import describe
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import PurePath
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from torch import nn
 
@@ -101,7 +101,7 @@ def to_config(value: Any, used: dict[str, str] | None = None) -> Any:
     if is_dataclass(value):
         arguments = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
     elif isinstance(value, nn.Module) and hasattr(value, "arguments"):
-        arguments = value.arguments
+        arguments = cast(Mapping[str, Any], value.arguments)
     else:
         raise ValueError(
             f"{type(value).__name__} cannot be saved by name: it must be a frozen dataclass or "

@@ -12,7 +12,7 @@ class Context:
     """slots: where each modality's tokens stand. grids: each modality's lattice, None for sets.
     complete: known to the host, every slot of every sample exists. tokens: the tokenized batch,
     for rules that say `needs_content = True`; such maskings are drawn in the step, not in the
-    loader. extra: what else such a rule asks its objective for (attention, predicted loss), by name.
+    loader. extra: what else such a rule asks of its objective (attention, predicted loss).
     """
 
     slots: Slots

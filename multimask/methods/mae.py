@@ -52,16 +52,17 @@ def mae(
         normalise: regress patches normalised by their own mean and spread (norm_pix; the paper's
             recipe); False regresses plain values, whose pictures need nothing put back.
     """
-    shape = size(arch)
-    given = {"width": width, "depth": depth, "heads": heads}
-    shape |= {name: value for name, value in given.items() if value is not None}
+    default_width, default_depth, default_heads = size(arch)
+    encoder = Encoder(
+        width or default_width, depth or default_depth, heads or default_heads, drop_path=drop_path
+    )
     decoders = {"joint": JointDecoder, "hidden-only": HiddenDecoder}
     if decoder not in decoders:
         raise ValueError(f"mae: decoder={decoder!r} must be one of {', '.join(decoders)}.")
     model = MaskedModel(
         modalities,
-        Encoder(**shape, drop_path=drop_path),
-        decoders[decoder](shape["width"], decoder_width, decoder_depth, decoder_heads),
+        encoder,
+        decoders[decoder](encoder.width, decoder_width, decoder_depth, decoder_heads),
         target=Target("patch" if normalise else "none"),
     )
     return Recipe(model, Reconstruction(Masker(rule, Ratio(ratio))), TRAINING)

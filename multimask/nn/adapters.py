@@ -75,7 +75,7 @@ class LinearAdapter(nn.Module):
         tokenizer: Tokenizer,
         width: int,
         decoder_width: int | None,
-        target: Target = Target(),  # noqa: B008 - frozen
+        target: Target = Target(),
         position: type | None = None,
         decoder_position: type | None = None,
         named: bool = False,

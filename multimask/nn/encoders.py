@@ -17,24 +17,24 @@ from multimask.nn.blocks import (
 from multimask.plugins import remembers_arguments
 from multimask.tokens import Grid, Latents
 
-SIZES: dict[str, dict[str, int]] = {
-    "tiny": {"width": 192, "depth": 12, "heads": 3},
-    "small": {"width": 384, "depth": 12, "heads": 6},
-    "base": {"width": 768, "depth": 12, "heads": 12},
-    "large": {"width": 1024, "depth": 24, "heads": 16},
-    "huge": {"width": 1280, "depth": 32, "heads": 16},
+SIZES: dict[str, tuple[int, int, int]] = {  # width, depth, heads
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+    "huge": (1280, 32, 16),
 }
 
 
-def size(name: str) -> dict[str, int]:
+def size(name: str) -> tuple[int, int, int]:
     """Width, depth and heads of a named size.
 
     >>> size("base")
-    {'width': 768, 'depth': 12, 'heads': 12}
+    (768, 12, 12)
     """
     if name not in SIZES:
         raise ValueError(f"size {name!r} is unknown; sizes are {', '.join(SIZES)}.")
-    return dict(SIZES[name])
+    return SIZES[name]
 
 
 @dataclass(frozen=True)

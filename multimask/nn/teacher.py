@@ -1,7 +1,7 @@
 """Teachers: another view of a module that gives targets and never learns by gradient."""
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -32,14 +32,15 @@ class Teacher(nn.Module):
         self.decay, self.tied = decay, tied
         kept = module if tied else copy.deepcopy(module).requires_grad_(False).eval()
         if decay is None:
-            object.__setattr__(self, "unregistered", kept)  # stays out of state_dict
+            # neither in parameters() nor in state_dict()
+            object.__setattr__(self, "unregistered", kept)
         else:
             self.copy = kept
         self.norm = norm
 
     @property
     def module(self) -> nn.Module:
-        return self.copy if self.decay is not None else self.unregistered
+        return cast(nn.Module, self.unregistered if self.decay is None else self.copy)
 
     def train(self, mode: bool = True) -> "Teacher":
         super().train(mode)
@@ -49,7 +50,7 @@ class Teacher(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Teacher":
         if self.decay is None and not self.tied:
-            self.unregistered._apply(fn)  # follows moves to another device
+            self.module._apply(fn)  # follows moves to another device
         return super()._apply(fn, recurse)
 
     @torch.no_grad()
@@ -65,13 +66,14 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def follow(self, student: nn.Module, decay: float | None = None) -> None:
-        """One EMA step, after the optimiser's. Buffers are copied. `decay` overrides (schedules)."""
+        """One EMA step, after the optimiser's. Buffers are copied. `decay` overrides."""
         if self.decay is None:
             return
         rate = self.decay if decay is None else decay
         pairs = list(zip(self.module.parameters(), student.parameters(), strict=True))
         mine = [own.data for own, _ in pairs]
         theirs = [other.detach() for _, other in pairs]
-        torch._foreach_lerp_(mine, theirs, 1 - rate)
+        for own, other in zip(mine, theirs, strict=True):
+            own.lerp_(other, 1 - rate)
         for own, other in zip(self.module.buffers(), student.buffers(), strict=True):
             own.copy_(other)
