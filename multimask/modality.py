@@ -13,7 +13,16 @@ from jaxtyping import Bool, Float, Int, Num, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from multimask.tokens import BadSample, Batch, Grid, Part, Sample, Tokens
+from multimask.tokens import (
+    BadSample,
+    Batch,
+    Grid,
+    Part,
+    Sample,
+    Tokens,
+    existing,
+    slots_of,
+)
 
 
 @runtime_checkable
@@ -156,3 +165,17 @@ def stack(items: Sequence[Any], tokenizer: Tokenizer) -> Any:
     if len({(t.shape, t.dtype) for t in tensors}) == 1:
         return torch.stack(tensors)
     return tensors
+
+
+def present(
+    batch: Batch, tokenizers: Mapping[str, Tokenizer], num_tokens: Mapping[str, int]
+) -> tuple[Tensor, dict[str, Tensor], bool]:
+    """Before tokenizing: which slots exist, each modality's rows, and whether nothing lacks."""
+    slots, parts = slots_of(num_tokens), {}
+    for name, part in batch.parts.items():
+        tokenizer = tokenizers[name]
+        valid = tokenizer.valid(part) if isinstance(tokenizer, KnowsValid) else None
+        count = num_tokens[name] if valid is None else valid.shape[1]
+        parts[name] = (part.rows, count, valid)
+    exists = existing(batch.size, slots, parts)
+    return exists, {name: rows for name, (rows, _, _) in parts.items()}, bool(exists.all())

@@ -1,7 +1,6 @@
 """MaskedModel: tokenize, encode, decode. What is kept after pre-training; it weighs no loss."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -9,53 +8,35 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from multimask.buckets import by_shape, merged
 from multimask.masking.context import Context
-from multimask.masking.masker import Masker, everything, with_picks
+from multimask.masking.masker import Masker, everything
 from multimask.modality import (
     Adapter,
     BringsAdapter,
     HasGrid,
-    KnowsValid,
-    Restores,
     Tokenizer,
     Untokenizes,
 )
 from multimask.nn.adapters import LinearAdapter, Target
 from multimask.nn.decoders import JointDecoder
 from multimask.nn.encoders import Encoder, Places
+from multimask.packing import arranged, coords_at, places_in_rows, with_picks
 from multimask.plugins import remembers_arguments
+from multimask.reconstruct import Reconstructed, reconstruct
 from multimask.tokens import (
     Batch,
     Latents,
     Masking,
-    Part,
     Picks,
     Step,
     TokenBatch,
     Tokens,
-    existing,
     slots_of,
 )
 
 if TYPE_CHECKING:
     from multimask.describe import Description
-
-
-@dataclass(frozen=True)
-class Reconstructed:
-    """What a model made of a batch: per modality the true tokens, the same with hidden ones
-    answered (`restored`, in the scale of token values), and which are visible and scored.
-
-    `leaks` names modalities whose answers were put back to scale with true statistics of the
-    hidden tokens: right to look at, not a fair score.
-    """
-
-    tokens: dict[str, Tokens]
-    restored: dict[str, Tokens]
-    visible: dict[str, Tensor]
-    target: dict[str, Tensor]
-    masking: Masking
-    leaks: tuple[str, ...]
 
 
 @remembers_arguments
@@ -248,31 +229,22 @@ class MaskedModel(nn.Module):
         its modality is absent."""
         picks = cast(Picks, self.picked(tokens, masking).decoded_picks)
         flat = features.flatten(0, 1)
+        inverse = places_in_rows(picks, flat.device)
         answers, start = {}, 0
-        inverse = None
-        if picks.order is not None:
-            inverse = torch.empty(
-                sum(len(source) for source in picks.source.values()) + 1,
-                dtype=torch.long,
-                device=flat.device,
-            )
-            inverse[picks.order] = torch.arange(len(picks.order), device=flat.device)
         for name in self.slots:
             source = picks.source.get(name)
             if source is None:
-                at = torch.zeros(0, dtype=torch.long, device=flat.device)
                 values = flat.new_zeros(0, self.tokenizers[name].token_dim)
             else:
-                stop = start + len(source)
-                at = (
-                    torch.arange(start, stop, device=flat.device)
-                    if inverse is None
-                    else inverse[start:stop]
-                )
                 values = tokens.modalities[name].values.flatten(0, 1).index_select(0, source)
-                start = stop
-            chosen = flat if inverse is None else flat.index_select(0, at)
+            stop = start + len(values)
+            if inverse is None:
+                at, chosen = torch.arange(start, stop, device=flat.device), flat
+            else:
+                at = inverse[start:stop]
+                chosen = flat.index_select(0, at)
             answers[name] = (self.adapter(name).predict(chosen), values, at)
+            start = stop
         return answers
 
     # --- flat lists in, (b, k, w) out -----------------------------------------------------------
@@ -357,54 +329,14 @@ class MaskedModel(nn.Module):
 
     # --- uses -----------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def reconstruct(
         self,
         batch: Batch,
         masker: Masker = Masker(),  # noqa: B008 - frozen
         step: Step = Step(),  # noqa: B008 - frozen
     ) -> Reconstructed:
-        """Hide what `masker` (or the batch's own masking) says and answer for it.
-
-        In eval mode whatever the mode before. The restored tokens hold true values where a token
-        is visible or was not asked for.
-        """
-        was_training = self.training
-        self.eval()
-        try:
-            tokens = self.tokenize(batch)
-            masking = batch.masking
-            if masking is None:
-                generators = step.generators(batch.sample_ids, "masking")
-                masking = masker(tokens.exists, generators, self.context(tokens))
-            masking = self.picked(tokens, masking)
-            features = self.decode(tokens, self.encode_visible(tokens, masking), masking)
-            answers = self.predict(tokens, features, masking)
-        finally:
-            self.train(was_training)
-        restored, leaks = {}, []
-        for name, part in tokens.modalities.items():
-            adapter = self.adapter(name)
-            if not isinstance(adapter, Restores):
-                continue
-            if adapter.restoring_leaks:
-                leaks.append(name)
-            prediction, values, _ = answers[name]
-            source = cast(Picks, masking.decoded_picks).source[name]
-            filled = part.values.to(prediction.dtype).flatten(0, 1).clone()
-            asked = masking.target[:, self.slots[name].start : self.slots[name].stop]
-            asked = asked[part.rows][:, : part.values.shape[1]].flatten()[source]
-            back = adapter.restore(prediction, values)
-            filled[source[asked]] = back[asked]
-            restored[name] = replace(part, values=filled.view_as(part.values))
-        return Reconstructed(
-            tokens.modalities,
-            restored,
-            {n: masking.visible[:, w.start : w.stop] for n, w in self.slots.items()},
-            {n: masking.target[:, w.start : w.stop] for n, w in self.slots.items()},
-            masking,
-            tuple(leaks),
-        )
+        """Hide what the batch's own masking, else `masker`, says and answer for it."""
+        return reconstruct(self, batch, masker, step)
 
     def untokenize(self, name: str, tokens: Tokens) -> object:
         """Raw data of one modality. Raises ValueError when its tokenizer has no way back."""
@@ -451,94 +383,3 @@ def default_adapter(
     if isinstance(tokenizer, BringsAdapter):
         return tokenizer.adapter(width, decoder_width)
     return LinearAdapter(tokenizer, width, decoder_width, target)
-
-
-def coords_at(tokens: Tokens, source: Int[Tensor, " m"]) -> Tensor:
-    """Coordinates of flat tokens; a lattice shares one set among its rows."""
-    coords = tokens.coords
-    if len(coords) == 1 and tokens.values.shape[0] != 1:
-        return coords[0].index_select(0, source % tokens.values.shape[1])
-    return coords.flatten(0, 1).index_select(0, source)
-
-
-def arranged(lists: list[Tensor], picks: Picks, ids: Int[Tensor, "b k"]) -> Float[Tensor, "b k w"]:
-    """Flat lists in name order, laid out as rows; what does not exist gets zeros."""
-    flat = lists[0] if len(lists) == 1 else torch.cat(lists)
-    if picks.order is not None:
-        flat = torch.cat((flat, flat.new_zeros(1, flat.shape[1]))).index_select(0, picks.order)
-    return flat.view(*ids.shape, flat.shape[1])
-
-
-def by_shape(batch: Batch) -> list[tuple[list[int], Batch]]:
-    """Split a batch whose samples differ in size into batches whose samples agree."""
-    ragged = {name: part for name, part in batch.parts.items() if isinstance(part.data, list)}
-    if not ragged:
-        return [(list(range(batch.size)), batch)]
-    keys: list[list[object]] = [[] for _ in range(batch.size)]
-    for name, part in ragged.items():
-        for row, item in zip(part.rows.tolist(), part.data, strict=True):
-            keys[row].append((name, tuple(item.shape), str(item.dtype)))
-    buckets: dict[str, list[int]] = {}
-    for row, key in enumerate(keys):
-        buckets.setdefault(repr(key), []).append(row)
-    return [(rows, taken(batch, rows)) for rows in buckets.values()]
-
-
-def taken(batch: Batch, rows: list[int]) -> Batch:
-    """These rows of a batch, in this order; lists whose items now agree are stacked."""
-    place = {row: index for index, row in enumerate(rows)}
-    parts = {}
-    for name, part in batch.parts.items():
-        had = part.rows.tolist()
-        keep = [index for index, row in enumerate(had) if row in place]
-        if not keep:
-            continue
-        device = part.rows.device
-        if isinstance(part.data, Tensor):
-            data = part.data[torch.tensor(keep, device=part.data.device)]
-        else:
-            data = [part.data[index] for index in keep]
-            if len({(item.shape, item.dtype) for item in data}) == 1:
-                data = torch.stack(data)
-        parts[name] = Part(data, torch.tensor([place[had[i]] for i in keep], device=device))
-    return Batch(
-        len(rows),
-        tuple(batch.sample_ids[row] for row in rows),
-        {name: [values[row] for row in rows] for name, values in batch.labels.items()},
-        parts,
-    )
-
-
-def merged(pieces: list[tuple[list[int], Latents]], size: int) -> Latents:
-    """Latents of buckets back in one record, padded to the longest; padding is not valid."""
-    first = pieces[0][1]
-    k = max(latents.tokens.shape[1] for _, latents in pieces)
-    tokens = first.tokens.new_zeros(size, k, first.tokens.shape[-1])
-    ids = first.ids.new_zeros(size, k)
-    valid = torch.zeros(size, k, dtype=torch.bool, device=ids.device)
-    around = first.globals.new_zeros(size, *first.globals.shape[1:])
-    taps = tuple(tokens.new_zeros(tokens.shape) for _ in first.taps)
-    for rows, latents in pieces:
-        where, count = torch.tensor(rows, device=ids.device), latents.tokens.shape[1]
-        tokens[where, :count] = latents.tokens
-        ids[where, :count] = latents.ids
-        valid[where, :count] = True if latents.valid is None else latents.valid
-        around[where] = latents.globals
-        for whole, tap in zip(taps, latents.taps, strict=True):
-            whole[where, :count] = tap
-    num_slots = max(latents.num_slots for _, latents in pieces)
-    return Latents(tokens, ids, around, num_slots, valid, taps)
-
-
-def present(
-    batch: Batch, tokenizers: Mapping[str, Tokenizer], num_tokens: Mapping[str, int]
-) -> tuple[Tensor, dict[str, Tensor], bool]:
-    """Before tokenizing: which slots exist, each modality's rows, and whether nothing lacks."""
-    slots, parts = slots_of(num_tokens), {}
-    for name, part in batch.parts.items():
-        tokenizer = tokenizers[name]
-        valid = tokenizer.valid(part) if isinstance(tokenizer, KnowsValid) else None
-        count = num_tokens[name] if valid is None else valid.shape[1]
-        parts[name] = (part.rows, count, valid)
-    exists = existing(batch.size, slots, parts)
-    return exists, {name: rows for name, (rows, _, _) in parts.items()}, bool(exists.all())

@@ -11,7 +11,6 @@ from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
 
-import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -105,8 +104,6 @@ def required_by(lines: list[str]) -> set[str]:
     return {name for name, _ in found}
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_wheel_built_from_the_sdist_holds_the_two_folders(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     unwanted = shutil.ignore_patterns(".*", "build", "dist", "runs", "*.egg-info", "__pycache__")

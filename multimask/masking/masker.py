@@ -1,16 +1,15 @@
 """The masker: one ranking of every sample's tokens, cut by a budget, made into a Masking."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Generator, Tensor
 
 from multimask.masking.budgets import Budget, Ratio
 from multimask.masking.context import Context
 from multimask.masking.rules import Rule, Ties, Uniform
-from multimask.tokens import Masking, Picks, Slots
+from multimask.tokens import Masking
 
 
 @dataclass(frozen=True)
@@ -89,55 +88,3 @@ def everything(exists: Bool[Tensor, "b n"], complete: bool = False) -> Masking:
     k = int(counts.max()) if size else 0
     ids = (~exists).to(torch.int8).argsort(dim=1, stable=True)[:, :k]
     return Masking(ids, none, exists, padded=bool((counts < k).any()))
-
-
-def with_picks(
-    masking: Masking,
-    slots: Slots,
-    rows: Mapping[str, Int[Tensor, " r"]],
-    num_tokens: Mapping[str, int],
-) -> Masking:
-    """Attach the flat lists: `rows` and `num_tokens` tell where each modality's values lie."""
-    exists = masking.exists
-    picks = find_picks(masking.ids, exists, masking.padded, slots, rows, num_tokens)
-    decoded = find_picks(
-        masking.decoded_ids, exists, masking.decoded_padded, slots, rows, num_tokens
-    )
-    return replace(masking, picks=picks, decoded_picks=decoded)
-
-
-def find_picks(
-    ids: Int[Tensor, "b k"],
-    exists: Bool[Tensor, "b n"],
-    padded: bool,
-    slots: Slots,
-    rows: Mapping[str, Int[Tensor, " r"]],
-    num_tokens: Mapping[str, int],
-) -> Picks:
-    """The flat lists of `ids` per modality, rows ascending, and the way back.
-
-    On a device this waits for it once per modality unless the batch has a single modality that
-    every sample has; maskings drawn in the loader are taken apart there, on the host.
-    """
-    size, k = ids.shape
-    if not padded and len(slots) == 1:
-        ((name, where),) = slots.items()
-        if name in rows and len(rows[name]) == size and num_tokens[name] == len(where):
-            start = torch.arange(size, device=ids.device)[:, None] * num_tokens[name]
-            return Picks({name: (start + ids).flatten()}, {name: ids.flatten()}, None)
-    source, local, order = {}, {}, torch.full((size * k,), -1, device=ids.device)
-    alive = exists.gather(1, ids)
-    filled = 0
-    for name, where in slots.items():
-        if name not in rows:
-            continue
-        inside = alive & (ids >= where.start) & (ids < where.stop)
-        at = inside.flatten().nonzero().squeeze(1)
-        part_row = torch.full((size,), -1, device=ids.device)
-        part_row[rows[name]] = torch.arange(len(rows[name]), device=ids.device)
-        local[name] = ids.flatten()[at] - where.start
-        source[name] = part_row[at // max(k, 1)] * num_tokens[name] + local[name]
-        order[at] = torch.arange(filled, filled + len(at), device=ids.device)
-        filled += len(at)
-    order[order < 0] = filled  # the row of zeros behind the lists
-    return Picks(source, local, order)

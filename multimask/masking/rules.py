@@ -91,10 +91,10 @@ class Block:
     def box(self, grid: GridShape, generator: Generator) -> list[slice]:
         low, high = self.share
         draw = torch.rand(2 * len(grid) + 1, generator=generator, dtype=torch.float64).tolist()
-        volume = (low + (high - low) * draw[0]) * math.prod(grid)
+        cells = (low + (high - low) * draw[0]) * math.prod(grid)
         half = math.log(self.aspect) / 2
         logs = [(2 * x - 1) * half for x in draw[1 : len(grid) + 1]]
-        level = (math.log(volume) - sum(logs)) / len(grid)
+        level = (math.log(cells) - sum(logs)) / len(grid)
         sides = []
         for size, stretch, place in zip(grid, logs, draw[len(grid) + 1 :], strict=True):
             side = min(size, max(1, round(math.exp(level + stretch))))
