@@ -15,7 +15,7 @@ FINE = 3  # drawn this many times larger: smooth lines
 SIZE = (760, 430)  # width and height
 MARGINS = (64, 40, 18, 44)  # left, top, right, bottom
 
-Line = Sequence[tuple[float, float]]
+Line = Sequence[tuple[float | int, float | int]]
 
 
 def curves(

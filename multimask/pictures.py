@@ -26,7 +26,7 @@ from multimask.tokens import Batch, Step, Tokens
 
 __all__ = ["curves", "grid", "masks", "reconstruction_rows", "save"]
 
-Picture = UInt8[np.ndarray, "h w 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 PAPER, BLANK, INK, FAINT = 255, 246, (30, 30, 30), (130, 130, 130)
 SIDE = 112  # pixels: smaller pictures are enlarged to this, in whole steps

@@ -152,7 +152,7 @@ def test_masks_draws_any_masker_with_true_counts(
         (["--method", "magic"], "no methods plug-in is named 'magic'"),
         (["--masker", "magic"], "no parts plug-in is named 'magic'"),
         (["--size", "gigantic"], "sizes are tiny"),
-        (["--precision", "bf16", "--device", "cpu"], "bf16"),
+        (["--precision", "fp16", "--device", "cpu"], "fp16"),
         (["--resume", "nowhere.ckpt"], "nowhere.ckpt"),
         (["--data", "empty"], "empty"),
     ],

@@ -46,7 +46,7 @@ def fit(
     lr_per: int | None = 256,
     betas: tuple[float, float] = (0.9, 0.95),
     weight_decay: float = 0.05,
-    warmup: float = 0.05,
+    warmup: float | int = 0.05,
     min_lr: float = 0.0,
     clip: float | None = None,
     accumulate: int = 1,
@@ -92,8 +92,8 @@ def fit(
         max_visible_share: where rows lack modalities, the largest share of the shortest row's
             tokens that stays visible (see `multimask.training.settled`).
         drop_below: leave out rows that have less than this share of all tokens.
-        online_knn: a label; adds the kNN accuracy of held-out rows (without any: of every second
-            training row, by the others) to each epoch's record.
+        online_knn: a label; adds the kNN accuracy of held-out rows (without any: of one half of the
+            training rows, by the other) to each epoch's record.
         limit_steps: stop after so many steps in all, as if interrupted.
         resume: a `last.ckpt` to go on from, also one from within an epoch; what follows is what
             would have followed. Model, objective, samples, batch_size and seed must be the same.
@@ -204,9 +204,10 @@ def fitting(
 def leave(shell: Shell, out: Path | None, pictures: bool) -> None:
     """What is written and said when a run is over, also one that failed."""
     tape = shell.tape
+    tape.gather(ranks=1)  # what a run that failed had not yet
     if hardware.rank() != 0:
         return
-    if tape.skipped:
+    if tape.seen.skipped:
         log.warning(tape.summary())
     if out is not None:
         tape.write_skipped(out / "log" / "skipped.csv")
@@ -218,7 +219,8 @@ def result(shell: Shell, masker: Masker | None, place: torch.device) -> FitResul
     tape, clock, model = shell.tape, shell.clock, shell.model
     total = sum(model.num_tokens.values())
     visible, decoded = (0, 0) if masker is None else masker.counts(total, foreseen(model))
-    shown = tape.shown / tape.existing if tape.existing else visible / total
+    seen = tape.seen
+    shown = seen.shown / seen.existing if seen.existing else visible / total
     return FitResult(
         epochs=tuple(tape.epochs),
         losses=tuple(tape.losses),
@@ -226,8 +228,8 @@ def result(shell: Shell, masker: Masker | None, place: torch.device) -> FitResul
         seconds=clock.seconds,
         samples_per_second=clock.speed,
         peak_memory=hardware.peak_memory(place),
-        skipped=tuple(tape.skipped.items()),
-        seen=tape.seen,
+        skipped=tuple(seen.skipped.items()),
+        seen=seen.draws,
         visible=visible,
         decoded=decoded,
         effective_ratio=1 - shown,

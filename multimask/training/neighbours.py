@@ -9,7 +9,7 @@ import torch
 from multimask.evaluation import embed, knn
 from multimask.tokens import Samples, sample_generator
 from multimask.training.reading import Rows, blanks
-from multimask.training.rows import Chosen
+from multimask.training.rows import Chosen, split
 from multimask.training.shell import Shell
 
 MOST_KNOWN, MOST_ASKED = 2000, 1000  # rows: this runs after every epoch
@@ -17,7 +17,8 @@ MOST_KNOWN, MOST_ASKED = 2000, 1000  # rows: this runs after every epoch
 
 class Neighbours(L.Callback):
     """Fixed rows are embedded after every epoch, nothing hidden, without augmentation; those
-    `asked` are classified by those `known`. The share that is right is `knn` in the record."""
+    `asked` are classified by those `known`. The share that is right is `knn` in the record; rows of
+    classes that no known row has are not asked."""
 
     def __init__(
         self, shell: Shell, known: Samples, asked: Samples, label: str, batch_size: int
@@ -29,18 +30,21 @@ class Neighbours(L.Callback):
     def of(
         cls, shell: Shell, train: Chosen, held: Chosen | None, label: str, batch_size: int
     ) -> "Neighbours":
-        """Held-out rows classified by training rows; without any, every second training row by the
-        others."""
-        if held is None:
-            rows = train.rows
-            train, held = Chosen(train.samples, rows[::2]), Chosen(train.samples, rows[1::2])
+        """Held-out rows classified by training rows; without any, one half of the training rows by
+        the other."""
         seed = shell.run.seed
+        if held is None:
+            train, held = split(Rows(train.samples, train.rows), 0.5, seed)
+            assert held is not None
         known = labelled(train, label, seed, MOST_KNOWN)
         return cls(shell, known, labelled(held, label, seed, MOST_ASKED), label, batch_size)
 
     def on_train_epoch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
         if trainer.is_global_zero:
-            voted = knn(*self.features(self.known), *self.features(self.asked))
+            known, classes = self.features(self.known)
+            asked, wanted = self.features(self.asked)
+            told_of = np.isin(wanted, classes)
+            voted = knn(known, classes, asked[told_of], wanted[told_of])
             assert voted.accuracy is not None
             self.shell.beside["knn"] = voted.accuracy
 

@@ -31,7 +31,7 @@ class Schedule:
         return self.floor + (self.peak - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def warmup_steps(warmup: float, total: int) -> int:
+def warmup_steps(warmup: float | int, total: int) -> int:
     """A whole number of steps as given; a share of all steps otherwise.
 
     >>> warmup_steps(0.05, 200), warmup_steps(7, 200)

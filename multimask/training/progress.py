@@ -33,7 +33,7 @@ class Progress(TQDMProgressBar):
             initial=self.trainer.global_step * run.batch_size,
             unit=" samples",
             unit_scale=True,
-            disable=not sys.stdout.isatty(),
+            disable=self.is_disabled or not sys.stdout.isatty(),
         )
 
     def init_validation_tqdm(self) -> Tqdm:
@@ -71,6 +71,8 @@ class Progress(TQDMProgressBar):
 
     def tell(self) -> None:
         """A line for every epoch that has none yet."""
+        if self.is_disabled:  # Lightning does so on all ranks but the first
+            return
         for record in self.shell.tape.epochs[self.lines :]:
             parts = [f"epoch {record['epoch'] + 1:.0f}/{self.epochs}"]
             parts += [

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 HARMLESS = (
     ".*does not have many workers.*",  # the number of workers is the user's choice
+    ".*have no `val_dataloader`.*",
     ".*smaller than the logging interval.*",
     ".*exists and is not empty.*",
     ".*your dataloader is not resumable.*",  # ours is: the sampler has no state

@@ -44,7 +44,9 @@ def chosen_rows(
     drop_below: float | None = None,
 ) -> tuple[Chosen, Chosen | None]:
     """Rows to train on and rows held out: other samples, a share drawn by the seed, or none."""
-    train, held = split(as_samples(samples), validation, seed)
+    if validation is not None and not isinstance(validation, int | float):
+        validation = as_samples(validation, slots)
+    train, held = split(as_samples(samples, slots), validation, seed)
     if drop_below is None:
         return train, held
     kept = train.above(drop_below, slots)
@@ -54,14 +56,13 @@ def chosen_rows(
 
 
 def split(
-    samples: Samples, validation: Samples | Sequence[Sample] | float | None, seed: int
+    samples: Samples, validation: Samples | float | None, seed: int
 ) -> tuple[Chosen, Chosen | None]:
     every = np.arange(len(samples))
     if validation is None:
         return Chosen(samples, every), None
     if not isinstance(validation, int | float):
-        other = as_samples(validation)
-        return Chosen(samples, every), Chosen(other, np.arange(len(other)))
+        return Chosen(samples, every), Chosen(validation, np.arange(len(validation)))
     count = round(validation * len(samples))
     if not 0 < count < len(samples):
         raise ValueError(

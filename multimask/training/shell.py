@@ -34,7 +34,7 @@ class Run:
     lr: float
     betas: tuple[float, float]
     weight_decay: float
-    warmup: float
+    warmup: float | int
     min_lr: float
     fused: bool
 
@@ -211,6 +211,7 @@ class Shell(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.tape.flush(self.reduced)
+        self.tape.gather(self.trainer.world_size)
         self.tape.check()
         terms, self.tape.sums = self.tape.sums.averages(self.reduced), Sums()
         record = {
@@ -249,8 +250,8 @@ class Shell(L.LightningModule):
     # --- checkpoints ------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.tape.flush(self.reduced)
-        checkpoint["multimask"] = {"identity": self.run.identity, "tape": self.tape.state()}
+        tape = self.tape.state(self.reduced, self.trainer.world_size)
+        checkpoint["multimask"] = {"identity": self.run.identity, "tape": tape}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("multimask")
@@ -263,7 +264,7 @@ class Shell(L.LightningModule):
                     f"this run has {name}={value}; its batches would not be the same."
                 )
         check_weights(checkpoint["state_dict"], self.state_dict())
-        self.tape.load(saved["tape"])
+        self.tape.load(saved["tape"], self.global_rank)
 
 
 def losses(prefix: str, terms: Mapping[str, float]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Pictures while a run goes: the same few samples after every epoch, and the losses at the end."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +8,14 @@ import lightning as L
 import numpy as np
 
 from multimask import pictures
+from multimask.curves import Line
 from multimask.masking.budgets import Count
 from multimask.masking.masker import Masker
 from multimask.masking.rules import Uniform
 from multimask.model import MaskedModel
 from multimask.tokens import Batch
 from multimask.training.missing import foreseen
+from multimask.training.result import Record
 from multimask.training.shell import Shell
 
 MOST_COPIES = 100  # per-epoch pictures kept in a run
@@ -56,7 +58,7 @@ def drawn_alone(model: MaskedModel, masker: Masker) -> Masker:
     return Masker(Uniform(), Count(k, d), masker.ragged)
 
 
-def draw_curves(records: Sequence[Mapping[str, float]], file: Path) -> None:
+def draw_curves(records: Sequence[Record], file: Path) -> None:
     """Losses by epoch, and below them kNN accuracy where there is one."""
     charts = [
         pictures.curves(lines(records, names), title, "epoch")
@@ -67,9 +69,7 @@ def draw_curves(records: Sequence[Mapping[str, float]], file: Path) -> None:
         pictures.save(np.concatenate(charts), file)
 
 
-def lines(
-    records: Sequence[Mapping[str, float]], names: Sequence[str]
-) -> dict[str, list[tuple[float, float]]]:
+def lines(records: Sequence[Record], names: Sequence[str]) -> dict[str, Line]:
     found = {
         name: [(record["epoch"] + 1, record[name]) for record in records if name in record]
         for name in names

@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from torch.utils.data import DataLoader
 
@@ -52,12 +52,12 @@ def trainer_for(
             callbacks=callbacks,
             log_every_n_steps=shell.run.log_every,
             default_root_dir=out or os.getcwd(),
-            enable_checkpointing=out is not None,
+            enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
             enable_progress_bar=any(isinstance(each, ProgressBar) for each in callbacks),
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # ours knows about ranks
-            inference_mode=False,  # a table cached in inference mode could not be trained with later
+            inference_mode=False,  # a table cached in that mode could not be trained with later
             **hardware.placement(place),
         )
 
