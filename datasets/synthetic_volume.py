@@ -11,7 +11,6 @@ import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -19,11 +18,10 @@ from jaxtyping import Float, Int, UInt8
 from multimask.datasets.formats.nifti import write_nifti
 from multimask.datasets.volumes import new_volume
 
-Contrast = Literal["t1", "t1c", "t2", "flair"]
-CONTRASTS: tuple[Contrast, ...] = ("t1", "t1c", "t2", "flair")
+CONTRASTS = ("t1", "t1c", "t2", "flair")
 
 OUTSIDE, BONE, CSF, GREY, WHITE, SCALP, OEDEMA, LESION, RIM, SCAR = range(10)
-SIGNAL: dict[Contrast, tuple[float, ...]] = {
+SIGNAL: dict[str, tuple[float, ...]] = {
     "t1": (0.0, 0.1, 0.22, 0.62, 0.95, 1.10, 0.70, 0.45, 0.55, 0.70),
     "t1c": (0.0, 0.1, 0.22, 0.62, 0.95, 1.10, 0.70, 0.45, 1.35, 0.70),
     "t2": (0.0, 0.1, 1.20, 0.62, 0.42, 0.50, 0.85, 0.95, 0.80, 0.85),
@@ -38,7 +36,7 @@ class Brain:
     """contrasts: `(z, y, x)` float32 in arbitrary units. tissue: the map they were made from.
     labels: 0 none, 1 oedema, 2 lesion and rim. ill: whether there is a lesion. spacing: mm."""
 
-    contrasts: dict[Contrast, Float[np.ndarray, "z y x"]]
+    contrasts: dict[str, Float[np.ndarray, "z y x"]]
     tissue: UInt8[np.ndarray, "z y x"]
     labels: UInt8[np.ndarray, "z y x"]
     ill: bool
@@ -94,7 +92,9 @@ def healthy_tissue(
             ((-6, -6, 11), (8, 14, 8), GREY),  # thalamus
         ):
             radii = np.array(radii) * (open_by if what == CSF else 1)
-            away = [p - c for p, c in zip(places, (centre[0], centre[1], sign * centre[2]), strict=True)]
+            away = [
+                p - c for p, c in zip(places, (centre[0], centre[1], sign * centre[2]), strict=True)
+            ]
             ball = sum((a / r) ** 2 for a, r in zip(away, radii, strict=True)) < 1
             tissue[ball & (tissue != OUTSIDE)] = what
     return tissue
@@ -105,7 +105,7 @@ def spots(
     places: Float[np.ndarray, "3 z y x"],
     tissue: UInt8[np.ndarray, "z y x"],
 ) -> None:
-    """Old small scars in the white matter of anybody: as bright as oedema, nothing to do with it."""
+    """Old small scars in anybody's white matter: as bright as oedema, nothing to do with it."""
     for _ in range(int(random.integers(3, 16))):
         put(random, places, tissue, WHITE, float(random.uniform(3, 9)), SCAR)
 
@@ -225,7 +225,9 @@ def _written(
 
 
 def _write(
-    file: Path, array: Float[np.ndarray, "z y x"] | Int[np.ndarray, "z y x"], affine: np.ndarray,
+    file: Path,
+    array: Float[np.ndarray, "z y x"] | Int[np.ndarray, "z y x"],
+    affine: np.ndarray,
     discrete: bool,
 ) -> None:
     temporary = file.with_name(f".{file.name}")  # named like a NIfTI file, hidden until whole

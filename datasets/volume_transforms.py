@@ -1,4 +1,4 @@
-"""What is done to a volume between file and model. Frozen dataclasses: `transform(volume, generator)`.
+"""What is done to a volume between file and model: `transform(volume, generator)`.
 
 Each keeps the geometry true: the affine of what comes out says where its voxels lie. Without a
 generator all are deterministic. With equal generators registered volumes (contrasts, a label map)
@@ -232,7 +232,9 @@ class ScaleShift:
         factor, offset = 1 + s * self.scale, t * self.shift
         count = len(volume.data)
         data = volume.data * np.float32(factor) + np.float32(offset)
-        return rescaled(replace(volume, data=data), [1 / factor] * count, [-offset / factor] * count)
+        return rescaled(
+            replace(volume, data=data), [1 / factor] * count, [-offset / factor] * count
+        )
 
 
 def rescaled(volume: Volume, scale: list[float], shift: list[float]) -> Volume:

@@ -86,9 +86,7 @@ class VolumePatches:
                 f"patch={patch} along every axis."
             )
         if self.partial not in ("drop", "repeat"):
-            raise ValueError(
-                f"VolumePatches: partial={self.partial!r} must be 'drop' or 'repeat'."
-            )
+            raise ValueError(f"VolumePatches: partial={self.partial!r} must be 'drop' or 'repeat'.")
         for name in ("mean", "std"):
             value = getattr(self, name)
             if not isinstance(value, int | float) and len(value) != self.channels:
@@ -273,7 +271,12 @@ class VolumePatches:
         return rearrange(
             values,
             "r (z y x) (tall deep wide c) -> r c (z tall) (y deep) (x wide)",
-            **{"z": z, "y": y, "x": x, "tall": tall, "deep": deep, "wide": wide},
+            z=z,
+            y=y,
+            x=x,
+            tall=tall,
+            deep=deep,
+            wide=wide,
         )
 
     def filled(self, tokens: Tokens, like: Mapping[str, Tensor]) -> list[Float[Tensor, "c z y x"]]:

@@ -99,17 +99,16 @@ class Segmenter(nn.Module):
     def voxels(self, batch: Batch) -> Float[Tensor, "b w z y x"]:
         """The stems' outputs, averaged over the modalities that a sample has."""
         device = self.head.weight.device
-        total: Tensor | None = None
         count = torch.zeros(batch.size, 1, 1, 1, 1, device=device)
+        total = count
         for name, part in batch.parts.items():
             tokenizer = cast(VolumePatches, self.model.tokenizers[name])
             data = tokenizer.standardised(part.data["data"])
             made = self.stems[name](data)
-            if total is None:
-                total = made.new_zeros(batch.size, *made.shape[1:])
-            total = total.index_add(0, part.rows, made)
+            empty = made.new_zeros(batch.size, *made.shape[1:])
+            total = total + empty.index_add(0, part.rows, made)
             count = count.index_add(0, part.rows, torch.ones_like(count[part.rows]))
-        return cast(Tensor, total) / count
+        return total / count
 
 
 class ConvBlock(nn.Module):
@@ -145,6 +144,8 @@ def level_strides(patch: Size3) -> list[Size3]:
     """
     halvings = [side.bit_length() - 1 for side in patch]
     if any(2**h != side for h, side in zip(halvings, patch, strict=True)) or max(halvings) == 0:
-        raise ValueError(f"Segmenter: the sides of patch={patch} must be powers of two, one above 1.")
+        raise ValueError(
+            f"Segmenter: the sides of patch={patch} must be powers of two, one above 1."
+        )
     factors = [[2 if level < h else 1 for h in halvings] for level in range(max(halvings))]
     return [(z, y, x) for z, y, x in factors]

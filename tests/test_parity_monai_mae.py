@@ -17,7 +17,7 @@ from multimask.tokens import Batch, Masking, Part, Step
 
 SIZE, PATCH = (8, 12, 16), (4, 4, 8)  # z, y, x
 GRID = (2, 3, 2)
-SIZES = {"width": 48, "depth": 2, "heads": 4, "mlp": 32}
+SIZES: dict[str, Any] = {"width": 48, "depth": 2, "heads": 4, "mlp": 32}
 SIZES |= {"decoder_width": 24, "decoder_depth": 2, "decoder_heads": 4, "decoder_mlp": 16}
 
 
@@ -90,7 +90,9 @@ def ours_on(model: MaskedModel, data: Tensor, ids: Tensor) -> tuple[Any, Tensor,
     hidden = torch.ones(size, n, dtype=torch.bool).scatter(1, ids, False)
     decoded = torch.stack([row.nonzero().squeeze(1) for row in hidden])
     masking = Masking(ids, decoded, torch.ones(size, n, dtype=torch.bool))
-    batch = Batch(size, tuple("abcdef"[:size]), {}, {"scan": Part({"data": data}, torch.arange(size))})
+    batch = Batch(
+        size, tuple("abcdef"[:size]), {}, {"scan": Part({"data": data}, torch.arange(size))}
+    )
     tokens = model.tokenize(batch)
     masking = model.picked(tokens, masking)
     latents = model.encode_visible(tokens, masking)
@@ -105,7 +107,8 @@ def test_monai_weights_go_there_and_back_bit_by_bit(
 ) -> None:
     theirs = their_model(2, positions, bias).state_dict()
     # with axes "zyx" their first axis is our first: lattice and patch are then those of theirs
-    grid, patch = (GRID, PATCH) if axes == "xyz" else (GRID[::-1], PATCH[::-1])
+    turn = slice(None) if axes == "xyz" else slice(None, None, -1)
+    grid, patch = cast(Any, GRID[turn]), cast(Any, PATCH[turn])
     assert monai_layout.matches(theirs)
     ours = monai_layout.to_ours(theirs, grid=grid, axes=axes)
     back = monai_layout.to_theirs(ours, patch, grid=grid, axes=axes)
@@ -179,14 +182,16 @@ class RestatedBMMAE(nn.Module):
         x = decoder.decoder_embed(self.norm(x))
         whole = decoder.mask_tokens.repeat(len(kept), tokens.shape[1], 1)
         whole[rows, kept] = x[:, 1:]
-        named = [decoder.modality_embeddings[n] + decoder.position_embeddings for n in self.contrasts]
+        named = [
+            decoder.modality_embeddings[n] + decoder.position_embeddings for n in self.contrasts
+        ]
         x = torch.cat((x[:, :1], whole + torch.cat(named, 1)), 1)
         for block in decoder.decoder_blocks:
             x = block(x)
         return decoder.decoder_pred(decoder.decoder_norm(x))[:, 1:]
 
 
-BM_SIZES = {"width": 48, "depth": 2, "heads": 4, "mlp": 96}
+BM_SIZES: dict[str, Any] = {"width": 48, "depth": 2, "heads": 4, "mlp": 96}
 BM_SIZES |= {"decoder_width": 24, "decoder_depth": 2, "decoder_heads": 4, "decoder_mlp": 96}
 
 

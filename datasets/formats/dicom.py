@@ -8,13 +8,13 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Num
 
-from multimask.datasets.formats.files import Path, decoding, opened
+from multimask.datasets.formats.files import AnyPath, decoding, opened
 from multimask.datasets.formats.raw_voxels import LPS_TO_RAS
 from multimask.datasets.formats.voxels import Voxels, check_voxels
 from multimask.datasets.volumes import check_affine
@@ -39,7 +39,7 @@ class Slice:
     thickness: float
 
 
-def is_dicom(path: Path) -> bool:
+def is_dicom(path: AnyPath) -> bool:
     """Whether a file has DICOM's magic word."""
     try:
         with open(path, "rb") as file:
@@ -48,7 +48,7 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
-def open_dicom(path: Path, max_voxels: int, series: str | None = None) -> Voxels:
+def open_dicom(path: AnyPath, max_voxels: int, series: str | None = None) -> Voxels:
     """A series from a folder, or from one file. Raises BadSample for whatever is wrong.
 
     series: the SeriesInstanceUID to take where a folder holds several.
@@ -84,10 +84,10 @@ def open_dicom(path: Path, max_voxels: int, series: str | None = None) -> Voxels
     return Voxels((1, len(slices), rows, columns), affine, "float32", "DICOM", load, facts=facts)
 
 
-def series_files(folder: Path) -> list[str]:
+def series_files(folder: AnyPath) -> list[str]:
     """Files of a folder that are DICOM, or say so by their name."""
     try:
-        entries = [entry for entry in FilePath(folder).iterdir() if not entry.name.startswith(".")]
+        entries = [entry for entry in Path(folder).iterdir() if not entry.name.startswith(".")]
     except OSError as error:
         raise BadSample(f"{folder}: expected a folder that can be listed.") from error
     files = [e for e in entries if e.is_file() and e.name.upper() != "DICOMDIR"]
@@ -126,7 +126,7 @@ def imported(file: object) -> Any:
 
 
 def one_series(
-    path: Path, headers: Sequence[tuple[str, Any]], series: str | None
+    path: AnyPath, headers: Sequence[tuple[str, Any]], series: str | None
 ) -> list[tuple[str, Any]]:
     """The files of one series. BadSample when a folder holds several and none was named."""
     counts = Counter(str(getattr(h, "SeriesInstanceUID", "")) for _, h in headers)
@@ -184,7 +184,9 @@ def one_slice(file: str, frame: int, sources: list[Any]) -> Slice:
                     return value
         return default
 
-    spacing = said("PixelSpacing", "PixelMeasuresSequence") or said("ImagerPixelSpacing", "", [1, 1])
+    spacing = said("PixelSpacing", "PixelMeasuresSequence") or said(
+        "ImagerPixelSpacing", "", [1, 1]
+    )
     origin = said("ImagePositionPatient", "PlanePositionSequence", [0, 0, 0])
     axes = said("ImageOrientationPatient", "PlaneOrientationSequence", [1, 0, 0, 0, 1, 0])
     measures = "PixelMeasuresSequence"
@@ -207,7 +209,7 @@ def number(header: Any, name: str) -> float:
     return float(value) if value not in (None, "") else 0.0
 
 
-def ordered(path: Path, slices: list[Slice]) -> list[Slice]:
+def ordered(path: AnyPath, slices: list[Slice]) -> list[Slice]:
     """Along the slices' normal. BadSample for mixed sizes or directions, gaps and doubles."""
     first = slices[0]
     for one in slices:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from multimask.datasets.formats.files import Path, decoding, opened
+from multimask.datasets.formats.files import AnyPath, decoding, opened
 from multimask.datasets.formats.raw_voxels import LPS_TO_RAS, MAX_HEADER, beside, loader
 from multimask.datasets.formats.voxels import Voxels
 from multimask.datasets.volumes import check_affine
@@ -22,7 +22,7 @@ TYPES = {
 }
 
 
-def open_metaimage(path: Path, max_voxels: int) -> Voxels:
+def open_metaimage(path: AnyPath, max_voxels: int) -> Voxels:
     """Raises: BadSample for whatever is wrong with the file."""
     with opened(path, "a MetaImage volume") as file:
         fields, begin = {}, 0
@@ -48,9 +48,9 @@ def open_metaimage(path: Path, max_voxels: int) -> Voxels:
         swap = first(fields, "BinaryDataByteOrderMSB", "ElementByteOrderMSB", "False") == "True"
         kind = TYPES.get(fields.get("ElementType", ""))
         packed = fields.get("CompressedData", "False") == "True"
+        affine = np.eye(4)
         if len(sizes) == 3:
             directions = np.array([float(n) for n in axes.split()]).reshape(3, 3)
-            affine = np.eye(4)
             affine[:3, :3] = directions.T * np.array(spacing)
             affine[:3, 3] = offset
     if len(sizes) != 3:
@@ -60,7 +60,16 @@ def open_metaimage(path: Path, max_voxels: int) -> Voxels:
     local = fields["ElementDataFile"] == "LOCAL"
     data = path if local else beside(path, fields["ElementDataFile"])
     dtype = np.dtype(kind).newbyteorder(">" if swap else "<")
-    load = loader(data, begin if local else 0, dtype, sizes, channels, "zlib" if packed else "raw", max_voxels, path)
+    load = loader(
+        data,
+        begin if local else 0,
+        dtype,
+        sizes,
+        channels,
+        "zlib" if packed else "raw",
+        max_voxels,
+        path,
+    )
     shape = (channels, sizes[2], sizes[1], sizes[0])
     return Voxels(shape, check_affine(LPS_TO_RAS @ affine, path), dtype.name, "MetaImage", load)
 

@@ -7,13 +7,13 @@ claims (`.nii.gz`), after that size was held against the file's.
 import io
 import os
 import zlib
-from pathlib import Path as FilePath
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Shaped
 
-from multimask.datasets.formats.files import Path, decoding, opened
+from multimask.datasets.formats.files import AnyPath, File, decoding, opened
 from multimask.datasets.formats.voxels import Voxels, check_bytes, check_voxels
 from multimask.datasets.volume_grids import onto_grid
 from multimask.datasets.volumes import Volume, check_affine
@@ -21,22 +21,22 @@ from multimask.tokens import BadSample
 
 WHAT = "a NIfTI volume"
 GZIP = b"\x1f\x8b"
+ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 HEADER = 540  # bytes of a NIfTI-2 header; NIfTI-1 has 348
 TO_MM = {1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units: metre, millimetre, micron
 
 
 def is_nifti(start: bytes) -> bool:
     """Whether these first bytes (unpacked) are a NIfTI header of either version and endianness."""
-    sizes = {n.to_bytes(4, order) for n in (348, 540) for order in ("little", "big")}  # type: ignore
-    return bytes(start[:4]) in sizes
+    return any(int.from_bytes(start[:4], order) in (348, 540) for order in ORDERS)
 
 
-def open_nifti(path: Path, max_voxels: int) -> Voxels:
+def open_nifti(path: AnyPath, max_voxels: int) -> Voxels:
     """Raises: BadSample for whatever is wrong with the file."""
     with opened(path, WHAT) as file:
         packed = file.read(2) == GZIP
         file.seek(0)
-        start = unpacked(file, HEADER, path) if packed else file.read(HEADER)
+        start = bytes(unpacked(file, HEADER, path)) if packed else file.read(HEADER)
     header = parsed(start, path)
     shape, frames = shape_of(header, path)
     dtype = header.get_data_dtype()
@@ -67,7 +67,7 @@ def open_nifti(path: Path, max_voxels: int) -> Voxels:
     return Voxels((frames, z, y, x), affine, dtype.name, kind, load, slope, intercept)
 
 
-def unpacked(file: BinaryIO, size: int, path: Path) -> bytearray:
+def unpacked(file: File, size: int, path: AnyPath) -> bytearray:
     """The first `size` bytes of a gzip stream: no more is ever unpacked."""
     whole, inflate = bytearray(), zlib.decompressobj(31)
     try:
@@ -88,21 +88,21 @@ def unpacked(file: BinaryIO, size: int, path: Path) -> bytearray:
     return whole
 
 
-def parsed(start: bytes, path: Path) -> Any:
+def parsed(start: bytes, path: AnyPath) -> Any:
     import nibabel
 
     if not is_nifti(start):
         raise BadSample(f"{path}: expected {WHAT}, found other contents (no NIfTI header).")
-    second = int.from_bytes(start[:4], "little") == 540 or int.from_bytes(start[:4], "big") == 540
-    magic = bytes(start[4:8] if second else start[344:348])
+    second = any(int.from_bytes(start[:4], order) == 540 for order in ORDERS)
+    magic = start[4:8] if second else start[344:348]
     if magic[:1] != b"n" or magic[1:2] not in (b"+", b"i") or magic[2:3] not in (b"1", b"2"):
         raise BadSample(f"{path}: expected the magic word n+1 or ni1, found {magic!r}.")
     cls = nibabel.Nifti2Header if second else nibabel.Nifti1Header
     with decoding(path, "a whole NIfTI header"):
-        return cls.from_fileobj(io.BytesIO(bytes(start)), check=False)
+        return cls.from_fileobj(io.BytesIO(start), check=False)
 
 
-def shape_of(header: Any, path: Path) -> tuple[tuple[int, int, int], int]:
+def shape_of(header: Any, path: AnyPath) -> tuple[tuple[int, int, int], int]:
     """((x, y, z), volumes along the further axes)."""
     rank = int(header["dim"][0])
     if not 1 <= rank <= 7:
@@ -130,17 +130,17 @@ def affine_of(header: Any) -> np.ndarray:
     return affine
 
 
-def data_of(path: Path, header: Any, start: bytes) -> tuple[Path, int]:
+def data_of(path: AnyPath, header: Any, start: bytes) -> tuple[AnyPath, int]:
     """The file with the voxels, and where in it they begin."""
     offset = float(header["vox_offset"])
     if not np.isfinite(offset) or offset < 0:
         raise BadSample(f"{path}: expected voxels to begin at a byte >= 0, found {offset}.")
-    magic = bytes(start[4:8] if header["sizeof_hdr"] == 540 else start[344:348])
+    magic = start[4:8] if header["sizeof_hdr"] == 540 else start[344:348]
     if magic[1:2] == b"+":
         return path, max(int(offset), int(header["sizeof_hdr"]))
     stem = str(path).removesuffix(".gz").removesuffix(".hdr").removesuffix(".img")
     for suffix in (".img", ".img.gz"):
-        if FilePath(stem + suffix).is_file():
+        if Path(stem + suffix).is_file():
             return stem + suffix, int(offset)
     raise BadSample(
         f"{path}: expected the voxels of this header in {os.path.basename(stem)}.img beside it, "
@@ -148,7 +148,7 @@ def data_of(path: Path, header: Any, start: bytes) -> tuple[Path, int]:
     )
 
 
-def write_nifti(path: Path, volume: Volume, on_source: bool = True, fill: float = 0.0) -> None:
+def write_nifti(path: AnyPath, volume: Volume, on_source: bool = True, fill: float = 0.0) -> None:
     """Write a volume as NIfTI, in the numbers of the file it came from.
 
     on_source: on that file's own grid, so that the two lie on each other voxel by voxel: what

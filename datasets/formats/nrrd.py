@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from multimask.datasets.formats.files import Path, decoding, opened
+from multimask.datasets.formats.files import AnyPath, decoding, opened
 from multimask.datasets.formats.raw_voxels import MAX_HEADER, beside, loader
 from multimask.datasets.formats.voxels import Voxels
 from multimask.datasets.volumes import check_affine
@@ -27,7 +27,7 @@ SPACES = {  # signs that lead to R+ A+ S+
 }
 
 
-def open_nrrd(path: Path, max_voxels: int) -> Voxels:
+def open_nrrd(path: AnyPath, max_voxels: int) -> Voxels:
     """Raises: BadSample for whatever is wrong with the file."""
     with opened(path, "a NRRD volume") as file:
         head = file.read(MAX_HEADER)

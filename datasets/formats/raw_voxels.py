@@ -1,16 +1,16 @@
-"""The block of voxels that a text header describes: x fastest, plain or packed, anywhere in a file."""
+"""The block of voxels that a text header describes: x fastest, plain or packed."""
 
 import bz2
 import os
 import zlib
 from collections.abc import Callable
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Shaped
 
-from multimask.datasets.formats.files import Path, decoding, opened
+from multimask.datasets.formats.files import AnyPath, decoding, opened
 from multimask.datasets.formats.nifti import unpacked
 from multimask.datasets.formats.voxels import check_bytes, check_voxels
 from multimask.tokens import BadSample
@@ -22,14 +22,14 @@ MAX_HEADER = 1 << 20
 
 
 def loader(
-    data: Path,
+    data: AnyPath,
     begin: int,
     dtype: np.dtype,
     sizes: list[int],
     channels: int,
     packing: Packing,
     max_voxels: int,
-    header: Path,
+    header: AnyPath,
 ) -> Callable[[], Shaped[np.ndarray, "c z y x"]]:
     """Check the claimed size against the file; then how to get the voxels, channels fastest."""
     count = check_voxels(header, (*sizes, channels), max_voxels)
@@ -68,10 +68,10 @@ def loader(
     return load
 
 
-def beside(path: Path, name: str) -> str:
+def beside(path: AnyPath, name: str) -> str:
     """A data file named by a header: in the header's folder, nowhere else."""
-    if FilePath(name).name != name or name.startswith("LIST") or "%" in name:
+    if Path(name).name != name or name.startswith("LIST") or "%" in name:
         raise BadSample(
             f"{path}: expected the voxels in one file beside the header, found {name!r}."
         )
-    return str(FilePath(path).parent / name)
+    return str(Path(path).parent / name)

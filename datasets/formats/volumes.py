@@ -9,7 +9,7 @@ from jaxtyping import Shaped
 from torch import Generator, Tensor
 
 from multimask.datasets.formats.dicom import is_dicom, open_dicom
-from multimask.datasets.formats.files import Path, decoding, opened
+from multimask.datasets.formats.files import AnyPath, decoding, opened
 from multimask.datasets.formats.metaimage import open_metaimage
 from multimask.datasets.formats.nifti import GZIP, is_nifti, open_nifti
 from multimask.datasets.formats.nrrd import open_nrrd
@@ -18,7 +18,7 @@ from multimask.datasets.volume_transforms import Orient, VolumeTransform
 from multimask.datasets.volumes import Volume, as_volume
 from multimask.tokens import BadSample
 
-Source = Path | Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."]
+Source = AnyPath | Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."]
 
 NPY = b"\x93NUMPY"
 
@@ -57,7 +57,8 @@ class VolumeReader:
     series: str | None = None
     max_voxels: int = 2**29
 
-    suffixes = (".nii", ".nii.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".npy")
+    suffixes = (".nii", ".nii.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".npy")
+    """What a folder's files must end in. Not .dcm: a DICOM series is a folder (`layouts.dicom`)."""
 
     def __post_init__(self) -> None:
         if self.frame is not None and self.channels not in (1, None):
@@ -100,7 +101,7 @@ class VolumeReader:
                 raise BadSample(f"{name}: {error}") from error
         return volume.tensors()
 
-    def _open(self, path: Path) -> Voxels:
+    def _open(self, path: AnyPath) -> Voxels:
         if os.path.isdir(path):
             return open_dicom(path, self.max_voxels, self.series)
         with opened(path, "a volume") as file:
@@ -158,7 +159,7 @@ class VolumeReader:
         return replace(volume, data=whole)
 
 
-def open_npy(path: Path, max_voxels: int) -> Voxels:
+def open_npy(path: AnyPath, max_voxels: int) -> Voxels:
     """A NPY file, mapped: (z, y, x) or (channels, z, y, x)."""
     with decoding(path, "a whole NPY array of numbers"):
         array = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Num
 
-from multimask.datasets.formats.files import Path
+from multimask.datasets.formats.files import AnyPath
 from multimask.datasets.volumes import Affine, spacing_of
 from multimask.tokens import BadSample
 
@@ -46,7 +46,7 @@ class Voxels:
         return {**report, "dtype": self.dtype, "format": self.format, **self.facts}
 
 
-def check_voxels(path: Path, shape: tuple[int, ...], max_voxels: int) -> int:
+def check_voxels(path: AnyPath, shape: tuple[int, ...], max_voxels: int) -> int:
     """How many voxels a header claims; BadSample when they are none or too many to hold."""
     count = math.prod(shape)
     size = " x ".join(f"{n:,}" for n in shape)
@@ -60,7 +60,7 @@ def check_voxels(path: Path, shape: tuple[int, ...], max_voxels: int) -> int:
     return count
 
 
-def check_bytes(path: Path, needed: int, there: int, compressed: bool = False) -> None:
+def check_bytes(path: AnyPath, needed: int, there: int, compressed: bool = False) -> None:
     """BadSample when a file cannot hold the bytes that its header claims. Nothing is allocated."""
     most = there * GZIP_AT_MOST if compressed else there
     if needed > most:

@@ -50,9 +50,7 @@ def monai_mae(
     tables = {"sincos": StoredSinCos, "learnable": Learned}
     if positions not in tables:
         raise ValueError(f"monai_mae: positions={positions!r} must be one of {', '.join(tables)}.")
-    encoder = Encoder(
-        width, depth, heads, mlp_ratio=share(mlp, width), eps=EPS, qkv_bias=qkv_bias
-    )
+    encoder = Encoder(width, depth, heads, mlp_ratio=share(mlp, width), eps=EPS, qkv_bias=qkv_bias)
     decoder = JointDecoder(
         width,
         decoder_width,

@@ -82,7 +82,10 @@ def to_ours(state: State, contrasts: Sequence[str] | None = None) -> dict[str, T
     made |= blocks_to_ours(state, "decoder.decoder_blocks", "decoder.blocks")
     for name in names:
         stem, adapter = f"tokenizers.{name}.patch_embedding", f"adapters.{name}"
-        kernel, table = state[f"{stem}.patch_embeddings.weight"], state[f"{stem}.position_embeddings"]
+        kernel, table = (
+            state[f"{stem}.patch_embeddings.weight"],
+            state[f"{stem}.position_embeddings"],
+        )
         grid, patch = cube(table.shape[1]), tuple(kernel.shape[2:])
         answers = state["decoder.position_embeddings"]
         made |= {
@@ -110,7 +113,9 @@ def to_theirs(
     shared = [f"pred.{kind}" for kind in ("weight", "bias")] + ["decoder_position.table"]
     for name in names[1:]:
         for key in shared:
-            if not torch.equal(state[f"adapters.{names[0]}.{key}"], state[f"adapters.{name}.{key}"]):
+            if not torch.equal(
+                state[f"adapters.{names[0]}.{key}"], state[f"adapters.{name}.{key}"]
+            ):
                 raise ValueError(
                     f"BM-MAE layout: one {key.split('.')[0]} answers for all contrasts, but those "
                     f"of {names[0]} and {name} differ."

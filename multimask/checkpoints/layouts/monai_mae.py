@@ -74,7 +74,7 @@ def to_ours(
     if not matches(state):
         raise ValueError("MONAI layout: these are not the keys of a MaskedAutoEncoderViT.")
     adapter = f"adapters.{modality}"
-    kernel = state[KERNEL] if KERNEL in state else None
+    kernel = state.get(KERNEL)
     grid = grid or cube(state["decoder_pos_embedding"].shape[1])
     if kernel is None:
         kernel = kernel_of_linear(state[LINEAR])
