@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Num, UInt8
 
 from multimask.datasets.formats.nifti import write_nifti
 from multimask.datasets.volumes import new_volume
@@ -226,7 +226,7 @@ def _written(
 
 def _write(
     file: Path,
-    array: Float[np.ndarray, "z y x"] | Int[np.ndarray, "z y x"],
+    array: Num[np.ndarray, "z y x"],
     affine: np.ndarray,
     discrete: bool,
 ) -> None:

@@ -1,5 +1,6 @@
 """Grids of voxels: turning, resampling, and taking a volume from one grid to another."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -49,11 +50,11 @@ def flipped(volume: Volume, axes: tuple[bool, bool, bool]) -> Volume:
     return replace(volume, data=data, affine=affine)
 
 
-def resampled(volume: Volume, spacing: tuple[float, float, float]) -> Volume:
+def resampled(volume: Volume, spacing: tuple[float | int, float | int, float | int]) -> Volume:
     """At exactly this spacing (mm, z y x), about the same centre.
 
-    Linear, with a triangle as wide as the new voxels where they are larger (no aliasing); label
-    numbers by the nearest voxel.
+    Linear; where the new voxels are larger, averaged over them (no aliasing); label numbers by the
+    nearest voxel.
     """
     data, affine = volume.data, volume.affine.copy()
     shift = np.zeros(3)
@@ -68,7 +69,7 @@ def resampled(volume: Volume, spacing: tuple[float, float, float]) -> Volume:
             nearest = np.clip(np.rint(places), 0, size - 1).astype(int)
             data = np.take(data, nearest, axis=1 + axis)
         else:
-            weights = linear_weights(places, size, max(step, 1.0))
+            weights = linear_weights(places, size, step)
             data = np.moveaxis(np.moveaxis(data, 1 + axis, -1) @ weights.T, -1, 1 + axis)
         shift[axis] = places[0]
         affine[:3, 2 - axis] *= step
@@ -77,18 +78,20 @@ def resampled(volume: Volume, spacing: tuple[float, float, float]) -> Volume:
 
 
 def linear_weights(
-    places: Float[np.ndarray, " m"], size: int, width: float
+    places: Float[np.ndarray, " m"], size: int, step: float
 ) -> Float[np.ndarray, "m n"]:
-    """Rows that take values at 0..size-1 to `places`: triangles of this half-width, sums of 1."""
-    away = np.abs(places[:, None] - np.arange(size)) / width
-    weights = np.clip(1 - away, 0, None)
-    outside = weights.sum(axis=1) < 1e-9
-    weights[outside] = np.eye(size)[np.clip(np.rint(places[outside]), 0, size - 1).astype(int)]
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    """Rows that take values at 0..size-1 to `places`, `step` apart: the mean of linear
+    interpolations spread over a step where it is above 1, so that linear functions stay exact.
+    Beyond the first and last voxel their values go on."""
+    count = 1 if step <= 1 else 2 * math.ceil(step)
+    spread = ((np.arange(count) + 0.5) / count - 0.5) * (step if step > 1 else 0.0)
+    at = np.clip(places[:, None] + spread, 0, size - 1)
+    away = np.abs(at[..., None] - np.arange(size))
+    return np.clip(1 - away, 0, None).mean(axis=1).astype(np.float32)
 
 
 def onto_grid(
-    volume: Volume, shape: Size3, affine: Affine, fill: float = 0.0
+    volume: Volume, shape: Size3, affine: Affine, fill: float | int = 0.0
 ) -> Num[np.ndarray, "c z y x"]:
     """The volume in its file's numbers, on another grid: linear, label numbers by the nearest.
 

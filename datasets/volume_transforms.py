@@ -56,7 +56,7 @@ class Resample:
     """To exactly this voxel size: one number of mm or (z, y, x). Linear without aliasing; label
     numbers take the nearest voxel. The centre stays where it is."""
 
-    spacing: float | tuple[float, float, float] = 1.0
+    spacing: float | int | tuple[float | int, float | int, float | int] = 1.0
     max_voxels: int = 2**28
 
     only_views = False
@@ -83,7 +83,7 @@ class CropForeground:
     The box depends on content: registered contrasts and label maps would get different boxes.
     """
 
-    above: float = 0.0
+    above: float | int = 0.0
     margin: int = 0
 
     only_views = False
@@ -146,8 +146,8 @@ class Window:
     Soft tissue -160..240, lung -1000..400, bone -500..1300. What was clipped does not come back.
     """
 
-    low: float = -160.0
-    high: float = 240.0
+    low: float | int = -160
+    high: float | int = 240
 
     only_views = False
 
@@ -157,10 +157,10 @@ class Window:
 
     def __call__(self, volume: Volume, generator: Generator | None = None) -> Volume:
         refuse_labels(self, volume)
-        width = self.high - self.low
+        low, width = float(self.low), float(self.high - self.low)
         data = (np.clip(volume.data, self.low, self.high) - self.low) / np.float32(width)
         count = len(data)
-        return rescaled(replace(volume, data=data), [width] * count, [self.low] * count)
+        return rescaled(replace(volume, data=data), [width] * count, [low] * count)
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Crop:
 class Flip:
     """Each axis (z, y, x) flipped with this chance. Never without a generator."""
 
-    chance: float | tuple[float, float, float] = 0.5
+    chance: float | int | tuple[float | int, float | int, float | int] = 0.5
 
     only_views = True
 

@@ -128,7 +128,9 @@ def world_of(
     return indices_zyx[..., ::-1] @ affine[:3, :3].T + affine[:3, 3]
 
 
-def triple(value: float | tuple[float, ...], what: str) -> tuple[float, float, float]:
+def triple(
+    value: float | int | tuple[float | int, ...], what: str
+) -> tuple[float | int, float | int, float | int]:
     """(z, y, x) of a value that may be one for all three."""
     values = (value,) * 3 if isinstance(value, int | float) else tuple(value)
     if len(values) != 3 or min(values) <= 0:

@@ -65,9 +65,9 @@ class VolumePatches:
     size: int | tuple[int, int, int] = 96
     patch: int | tuple[int, int, int] = 16
     channels: int = 1
-    mean: float | tuple[float, ...] = 0.0
-    std: float | tuple[float, ...] = 1.0
-    spacing: float | tuple[float, float, float] | None = None
+    mean: float | int | tuple[float | int, ...] = 0.0
+    std: float | int | tuple[float | int, ...] = 1.0
+    spacing: float | int | tuple[float | int, float | int, float | int] | None = None
     partial: Partial = "drop"
 
     coord_dim = 3

@@ -148,7 +148,9 @@ def data_of(path: AnyPath, header: Any, start: bytes) -> tuple[AnyPath, int]:
     )
 
 
-def write_nifti(path: AnyPath, volume: Volume, on_source: bool = True, fill: float = 0.0) -> None:
+def write_nifti(
+    path: AnyPath, volume: Volume, on_source: bool = True, fill: float | int = 0.0
+) -> None:
     """Write a volume as NIfTI, in the numbers of the file it came from.
 
     on_source: on that file's own grid, so that the two lie on each other voxel by voxel: what
