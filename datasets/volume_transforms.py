@@ -57,7 +57,7 @@ class Resample:
     numbers take the nearest voxel. The centre stays where it is."""
 
     spacing: float | int | tuple[float | int, float | int, float | int] = 1.0
-    max_voxels: int = 2**28
+    max_voxels: int = 2**27
 
     only_views = False
 
@@ -66,8 +66,8 @@ class Resample:
 
     def __call__(self, volume: Volume, generator: Generator | None = None) -> Volume:
         spacing = triple(self.spacing, "Resample: spacing")
-        factors = [old / new for old, new in zip(volume.spacing, spacing, strict=True)]
-        voxels = math.prod(volume.size) * math.prod(factors)
+        sides = zip(volume.size, volume.spacing, spacing, strict=True)
+        voxels = math.prod(max(1.0, n * old / new) for n, old, new in sides)
         if not voxels <= self.max_voxels:
             raise BadSample(
                 f"Resample: {volume.size} voxels of {rounded(volume.spacing)} mm would become "

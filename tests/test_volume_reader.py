@@ -271,6 +271,9 @@ def test_a_header_that_claims_too_much_is_refused_before_pixels(tmp_path: Path) 
     write_series(tmp_path / "ct", [0.0], Rows=60000, Columns=60000)
     with pytest.raises(BadSample, match="expected at most 536,870,912 voxels"):
         AS_IS.read(tmp_path / "ct")
+    write_series(tmp_path / "frames", [0.0], NumberOfFrames=2_000_000_000)
+    with pytest.raises(BadSample, match="expected at most 536,870,912 voxels"):
+        AS_IS.probe(tmp_path / "frames")
     write_series(tmp_path / "short", [0.0], Rows=400)
     with pytest.raises(BadSample, match="expected 4,000 bytes of pixels, found 40"):
         AS_IS.read(tmp_path / "short")
@@ -488,6 +491,25 @@ def test_a_lying_header_costs_nothing(tmp_path: Path) -> None:
         with pytest.raises(BadSample, match="a header that lies"):
             AS_IS.read(tmp_path / name)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
+
+
+def test_resampling_to_more_than_fits_is_refused() -> None:
+    needle = new_volume(np.zeros((1, 2, 2, 2), np.float32), np.diag([1e-6, 1e-6, 1e12, 1.0]))
+    with pytest.raises(BadSample, match="would become 2,000,000,000,000 of"):
+        Resample(1.0)(needle)
+
+
+def test_unknown_types_of_numbers_are_refused(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(voxels(), np.eye(4)), tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[70:72] = (9999).to_bytes(2, "little")
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(BadSample, match="a known type of numbers"):
+        AS_IS.probe(tmp_path / "a.nii")
+    complex_ = nibabel.Nifti1Image(voxels().astype(np.complex64), np.eye(4))
+    nibabel.save(complex_, tmp_path / "c.nii")
+    with pytest.raises(BadSample, match="expected voxels that are one number each, found complex"):
+        AS_IS.read(tmp_path / "c.nii")
 
 
 def test_constant_and_broken_numbers() -> None:

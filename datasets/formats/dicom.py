@@ -54,19 +54,19 @@ def open_dicom(path: AnyPath, max_voxels: int, series: str | None = None) -> Vox
     series: the SeriesInstanceUID to take where a folder holds several.
     """
     files = series_files(path) if os.path.isdir(path) else [str(path)]
-    headers = [(file, header_of(file)) for file in files]
-    headers = one_series(path, headers, series)
-    first = headers[0][1]
-    check_numbers(headers[0][0], first)
-    slices = [cut for file, header in headers for cut in slices_of(file, header)]
+    with decoding(path, "DICOM headers whose values can be read"):
+        headers = one_series(path, [(file, header_of(file)) for file in files], series)
+        first = headers[0][1]
+        check_numbers(headers[0][0], first)
+        slices = [cut for file, header in headers for cut in slices_of(file, header, max_voxels)]
+        facts = {
+            "modality": str(getattr(first, "Modality", "")),
+            "series": str(getattr(first, "SeriesInstanceUID", "")),
+            "transfer_syntax": first.file_meta.TransferSyntaxUID.name,
+        }
     check_voxels(path, (len(slices), *slices[0].size), max_voxels)
     slices = ordered(path, slices)
     rows, columns = slices[0].size
-    facts = {
-        "modality": str(getattr(first, "Modality", "")),
-        "series": str(getattr(first, "SeriesInstanceUID", "")),
-        "transfer_syntax": first.file_meta.TransferSyntaxUID.name,
-    }
 
     def load() -> Num[np.ndarray, "1 z y x"]:
         frames: dict[str, Num[np.ndarray, "f y x"]] = {}
@@ -151,10 +151,11 @@ def check_numbers(file: str, header: Any) -> None:
         raise BadSample(f"{file}: expected a rescale slope, found a lookup table of intensities.")
 
 
-def slices_of(file: str, header: Any) -> list[Slice]:
+def slices_of(file: str, header: Any, max_voxels: int) -> list[Slice]:
     """Every frame with its own geometry; shared values where a frame has none."""
     with decoding(file, "a DICOM header whose numbers can be read"):
         count = int(getattr(header, "NumberOfFrames", 1) or 1)
+        check_voxels(file, (count, int(header.Rows), int(header.Columns)), max_voxels)
         frames = getattr(header, "PerFrameFunctionalGroupsSequence", None)
         shared = getattr(header, "SharedFunctionalGroupsSequence", None)
         sources = [shared[0]] if shared else []

@@ -56,7 +56,7 @@ def open_metaimage(path: AnyPath, max_voxels: int) -> Voxels:
     if len(sizes) != 3:
         raise BadSample(f"{path}: expected three axes, found DimSize = {fields['DimSize']}.")
     if kind is None:
-        raise BadSample(f"{path}: expected numbers, found ElementType = {fields['ElementType']}.")
+        raise BadSample(f"{path}: expected numbers, found the type {fields.get('ElementType')}.")
     local = fields["ElementDataFile"] == "LOCAL"
     data = path if local else beside(path, fields["ElementDataFile"])
     dtype = np.dtype(kind).newbyteorder(">" if swap else "<")

@@ -39,7 +39,8 @@ def open_nifti(path: AnyPath, max_voxels: int) -> Voxels:
         start = bytes(unpacked(file, HEADER, path)) if packed else file.read(HEADER)
     header = parsed(start, path)
     shape, frames = shape_of(header, path)
-    dtype = header.get_data_dtype()
+    with decoding(path, "a NIfTI header with a known type of numbers"):
+        dtype = header.get_data_dtype()
     if dtype.kind not in "iuf":
         raise BadSample(f"{path}: expected voxels that are one number each, found {dtype}.")
     count = check_voxels(path, (*shape, frames), max_voxels)

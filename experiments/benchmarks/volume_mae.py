@@ -114,7 +114,7 @@ def ours_step(recipe: Recipe) -> Step_:
 
 def theirs_step(model: Any, patch: int, fused: bool) -> Step_:
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, 1e-4, **({"fused": True} if fused else {}))
+    optimizer = torch.optim.AdamW(parameters, 1e-4, fused=True if fused else None)
 
     def step(data: Tensor, order: Tensor) -> float:
         kept = order[:, : order.shape[1] // 4]
