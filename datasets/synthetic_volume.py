@@ -1,0 +1,242 @@
+"""Made brains: four registered MRI contrasts of one subject from one map of tissues.
+
+For trying things out without data; no evidence about the real field. A subject has a smooth hull,
+folded grey matter, ventricles and thalami, skull and scalp, and perhaps a lesion with a rim that
+only the contrast-enhanced T1 shows and with oedema around. Every subject, ill or not, has small
+bright spots in the white matter, an own gain and an own bias field, so that neither the mean of a
+contrast nor a single voxel tells who is ill.
+"""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Num, UInt8
+
+from multimask.datasets.formats.nifti import write_nifti
+from multimask.datasets.volumes import new_volume
+
+CONTRASTS = ("t1", "t1c", "t2", "flair")
+
+OUTSIDE, BONE, CSF, GREY, WHITE, SCALP, OEDEMA, LESION, RIM, SCAR = range(10)
+SIGNAL: dict[str, tuple[float, ...]] = {
+    "t1": (0.0, 0.1, 0.22, 0.62, 0.95, 1.10, 0.70, 0.45, 0.55, 0.70),
+    "t1c": (0.0, 0.1, 0.22, 0.62, 0.95, 1.10, 0.70, 0.45, 1.35, 0.70),
+    "t2": (0.0, 0.1, 1.20, 0.62, 0.42, 0.50, 0.85, 0.95, 0.80, 0.85),
+    "flair": (0.0, 0.1, 0.12, 0.62, 0.50, 0.50, 1.05, 0.85, 0.90, 1.05),
+}
+FIELD = 200.0  # mm across the head's box
+SEMI_AXES = (62.0, 84.0, 68.0)  # z, y, x of the hull, mm
+
+
+@dataclass(frozen=True)
+class Brain:
+    """contrasts: `(z, y, x)` float32 in arbitrary units. tissue: the map they were made from.
+    labels: 0 none, 1 oedema, 2 lesion and rim. ill: whether there is a lesion. spacing: mm."""
+
+    contrasts: dict[str, Float[np.ndarray, "z y x"]]
+    tissue: UInt8[np.ndarray, "z y x"]
+    labels: UInt8[np.ndarray, "z y x"]
+    ill: bool
+    spacing: float
+
+
+def made_brain(seed: int, subject: int, size: int = 80) -> Brain:
+    """One subject: the same for the same seed, number and size. Every second one is ill.
+
+    >>> made_brain(0, subject=1, size=16).ill
+    True
+    """
+    random = np.random.default_rng((seed, subject))
+    ill, spacing = subject % 2 == 1, FIELD / size
+    places = np.stack(
+        np.meshgrid(*[(np.arange(size) - (size - 1) / 2) * spacing] * 3, indexing="ij")
+    ).astype(np.float32)
+    tissue = healthy_tissue(random, places, spacing)
+    spots(random, places, tissue)
+    if ill:
+        add_lesion(random, places, tissue)
+    labels = np.zeros_like(tissue)
+    labels[tissue == OEDEMA] = 1
+    labels[(tissue == LESION) | (tissue == RIM)] = 2
+    contrasts = {name: scanned(random, tissue, SIGNAL[name], size) for name in CONTRASTS}
+    return Brain(contrasts, tissue, labels, ill, spacing)
+
+
+def healthy_tissue(
+    random: np.random.Generator, places: Float[np.ndarray, "3 z y x"], spacing: float
+) -> UInt8[np.ndarray, "z y x"]:
+    size = places.shape[1]
+    semi = np.array(SEMI_AXES) * random.normal(1, 0.05, 3)
+    mean = semi.mean()
+    warp = 2.5 * noise(random, size, size / 8)
+    reach = np.sqrt(sum((p / s) ** 2 for p, s in zip(places, semi, strict=True)))
+    inside = (1 - reach) * mean + warp  # mm below the hull
+    coarse, fine = noise(random, size, 6 / spacing), noise(random, size, 3.2 / spacing)
+    folded = 2 + 0.45 * inside + 4.2 * coarse + 1.2 * fine  # sulci reach about 15 mm deep
+    side = np.abs(places[2])
+    depth = np.where(inside > 2, np.minimum(folded, 1.6 * side), inside)
+    thickness = 6.6 * random.normal(1, 0.1)
+    tissue = np.full(inside.shape, OUTSIDE, np.uint8)
+    tissue[(inside <= -6) & (inside > -11)] = SCALP
+    tissue[(inside <= -1) & (inside > -6)] = BONE
+    tissue[inside > -1] = CSF
+    tissue[(inside > 0) & (depth > 1)] = GREY
+    tissue[(inside > 0) & (depth > thickness)] = WHITE
+    open_by = random.normal(1, 0.15)
+    for sign in (-1, 1):
+        for centre, radii, what in (
+            ((8, -4, 12), (7, 26, 6), CSF),  # ventricle
+            ((-6, -6, 11), (8, 14, 8), GREY),  # thalamus
+        ):
+            radii = np.array(radii) * (open_by if what == CSF else 1)
+            away = [
+                p - c for p, c in zip(places, (centre[0], centre[1], sign * centre[2]), strict=True)
+            ]
+            ball = sum((a / r) ** 2 for a, r in zip(away, radii, strict=True)) < 1
+            tissue[ball & (tissue != OUTSIDE)] = what
+    return tissue
+
+
+def spots(
+    random: np.random.Generator,
+    places: Float[np.ndarray, "3 z y x"],
+    tissue: UInt8[np.ndarray, "z y x"],
+) -> None:
+    """Old small scars in anybody's white matter: as bright as oedema, nothing to do with it."""
+    for _ in range(int(random.integers(3, 16))):
+        put(random, places, tissue, WHITE, float(random.uniform(3, 9)), SCAR)
+
+
+def add_lesion(
+    random: np.random.Generator,
+    places: Float[np.ndarray, "3 z y x"],
+    tissue: UInt8[np.ndarray, "z y x"],
+) -> None:
+    centre = centre_in(random, places, tissue, WHITE)
+    radius = random.uniform(7, 14)
+    stretch = random.uniform(0.8, 1.25, 3)
+    away = np.sqrt(sum(((p - c) / s) ** 2 for p, c, s in zip(places, centre, stretch, strict=True)))
+    brain = np.isin(tissue, (GREY, WHITE, OEDEMA, SCAR))
+    tissue[(away < radius + random.uniform(9, 12)) & np.isin(tissue, (WHITE, SCAR))] = OEDEMA
+    tissue[(away < radius) & brain] = RIM
+    tissue[(away < radius - 3.5) & brain] = LESION
+
+
+def put(
+    random: np.random.Generator,
+    places: Float[np.ndarray, "3 z y x"],
+    tissue: UInt8[np.ndarray, "z y x"],
+    within: int,
+    radius: float,
+    what: int,
+) -> None:
+    centre = centre_in(random, places, tissue, within)
+    away = np.sqrt(sum((p - c) ** 2 for p, c in zip(places, centre, strict=True)))
+    tissue[(away < radius) & (tissue == within)] = what
+
+
+def centre_in(
+    random: np.random.Generator,
+    places: Float[np.ndarray, "3 z y x"],
+    tissue: UInt8[np.ndarray, "z y x"],
+    within: int,
+) -> Float[np.ndarray, " 3"]:
+    there = np.flatnonzero(tissue == within)
+    chosen = there[int(random.integers(len(there)))] if len(there) else tissue.size // 2
+    return places.reshape(3, -1)[:, chosen]
+
+
+def scanned(
+    random: np.random.Generator,
+    tissue: UInt8[np.ndarray, "z y x"],
+    signal: tuple[float, ...],
+    size: int,
+) -> Float[np.ndarray, "z y x"]:
+    """Partial volume, bias field, an own gain, and Rician noise."""
+    from scipy.ndimage import gaussian_filter
+
+    clean = gaussian_filter(np.array(signal, np.float32)[tissue], 0.55)
+    clean = clean * np.exp(0.15 * noise(random, size, size / 4))
+    real, imaginary = random.normal(0, 0.035, (2, *tissue.shape))
+    gain = 400 * np.exp(random.normal(0, 0.2))
+    return (gain * np.sqrt((clean + real) ** 2 + imaginary**2)).astype(np.float32)
+
+
+def noise(random: np.random.Generator, size: int, sigma: float) -> Float[np.ndarray, "z y x"]:
+    """Gaussian-smoothed noise of unit variance."""
+    from scipy.ndimage import gaussian_filter
+
+    white = random.standard_normal((size,) * 3).astype(np.float32)
+    smooth = gaussian_filter(white, sigma, mode="wrap")
+    return smooth / smooth.std()
+
+
+def write_brains(
+    folder: str | Path,
+    subjects: int,
+    seed: int = 0,
+    size: int = 80,
+    missing: float = 0.2,
+    test: float = 0.4,
+) -> Path:
+    """Write subjects as NIfTI files, and `subjects.csv`: id, a column a contrast (blank = missing),
+    seg, label ("lesion" or "healthy"), split. Files that are there already are kept.
+
+    missing: chance that a contrast of a subject was not taken; one always was. test: share of the
+    last subjects. Returns the CSV.
+    """
+    folder = Path(folder)
+    rows = list(_written(folder, subjects, seed, size, missing, test))
+    listing = folder / "subjects.csv"
+    with open(listing, "w", newline="") as file:
+        table = csv.DictWriter(file, ["id", *CONTRASTS, "seg", "label", "split"])
+        table.writeheader()
+        table.writerows(rows)
+    return listing
+
+
+def _written(
+    folder: Path, subjects: int, seed: int, size: int, missing: float, test: float
+) -> Iterator[dict[str, str]]:
+    for subject in range(subjects):
+        name = f"made{seed}_{size}_{subject:04d}"
+        random = np.random.default_rng((seed, subject, 1))
+        has = random.random(len(CONTRASTS)) >= missing
+        has[int(random.integers(len(CONTRASTS)))] = True
+        files = {c: f"{name}/{c}.nii.gz" for c, there in zip(CONTRASTS, has, strict=True) if there}
+        seg = f"{name}/seg.nii.gz"
+        if not all((folder / file).is_file() for file in (*files.values(), seg)):
+            brain = made_brain(seed, subject, size)
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            affine = centred_affine(size, brain.spacing)
+            for contrast, file in files.items():
+                _write(folder / file, brain.contrasts[contrast], affine, discrete=False)
+            _write(folder / seg, brain.labels, affine, discrete=True)
+        yield {
+            "id": name,
+            **{contrast: files.get(contrast, "") for contrast in CONTRASTS},
+            "seg": seg,
+            "label": "lesion" if subject % 2 else "healthy",
+            "split": "train" if subject < subjects * (1 - test) else "test",
+        }
+
+
+def _write(
+    file: Path,
+    array: Num[np.ndarray, "z y x"],
+    affine: np.ndarray,
+    discrete: bool,
+) -> None:
+    temporary = file.with_name(f".{file.name}")  # named like a NIfTI file, hidden until whole
+    write_nifti(temporary, new_volume(array[None], affine, discrete))
+    temporary.replace(file)
+
+
+def centred_affine(size: int, spacing: float) -> Float[np.ndarray, "4 4"]:
+    """Axes R, A, S, the middle of the head at 0."""
+    affine = np.diag([spacing] * 3 + [1.0])
+    affine[:3, 3] = -(size - 1) / 2 * spacing
+    return affine
