@@ -38,7 +38,7 @@ def warmup_steps(warmup: float, total: int) -> int:
     (10, 7)
     """
     steps = warmup if isinstance(warmup, int) else math.floor(warmup * total + 1e-6)
-    if not (0 <= warmup and steps <= total):
+    if not (warmup >= 0 and steps <= total):
         raise ValueError(
             f"fit: warmup={warmup} must be a share of the steps in [0, 1], or a number of steps "
             f"up to {total}."

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Generator
 from torch.utils.data import Dataset
 
@@ -70,6 +70,15 @@ class Reading(Dataset[Item]):
         return str(index) if known is None else str(known)
 
 
+def blanks(column: Sequence[Any]) -> Bool[np.ndarray, " rows"]:
+    """Where a column has nothing: None or blank text."""
+    known = getattr(column, "missing", None)  # a column that knows it at once
+    if isinstance(known, np.ndarray):
+        return known
+    empty = (entry is None or (isinstance(entry, str) and not entry) for entry in column)
+    return np.fromiter(empty, bool, len(column))
+
+
 # --- samples in a list, and some rows of samples --------------------------------------------------
 
 
@@ -120,7 +129,9 @@ class Rows:
     @property
     def columns(self) -> Mapping[str, Sequence[Any]]:
         kept = self.rows.tolist()
-        return {name: [values[row] for row in kept] for name, values in self.samples.columns.items()}
+        return {
+            name: [values[row] for row in kept] for name, values in self.samples.columns.items()
+        }
 
     def with_columns(self, **columns: Sequence[Any]) -> "Rows":
         whole = {}
