@@ -122,7 +122,7 @@ class Augment:
         return matrix
 
 
-def most_active(data: Data, bodies: int) -> Data:
+def most_active(data: Data, bodies: int) -> Float[np.ndarray, "k t v c"]:
     """The bodies that move most (sum over joints of the spread in time), most active first, as is
     usual with NTU RGB+D, whose files hold furniture taken for people. Bodies never seen go last;
     equals keep the file's order."""
@@ -132,5 +132,5 @@ def most_active(data: Data, bodies: int) -> Data:
         filled = np.where(known, data, 0)
         mean = filled.sum(axis=1, keepdims=True) / count
         spread = np.sqrt((np.where(known, data - mean, 0) ** 2).sum(axis=1) / count[:, 0])
-    score = np.where(known.any(axis=(1, 2, 3)), spread.sum(axis=(1, 2)), -1)
+    score = np.where(known.reshape(len(known), -1).any(axis=1), spread.sum(axis=(1, 2)), -1)
     return data[np.argsort(-score, kind="stable")[:bodies]]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float, Int, Num, UInt8
+from jaxtyping import Bool, Float, Int, Num, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -114,7 +114,7 @@ class SkeletonJoints:
         clips = self.stacked(part.data)
         return self.known(rearrange(clips, "r m (t s) v c -> r (m t v) (s c)", s=self.segment))
 
-    def known(self, values: Float[Tensor, "r n c"]) -> Bool[Tensor, "r n"] | None:
+    def known(self, values: Float[Tensor, "r n e"]) -> Bool[Tensor, "r n"] | None:
         finite = values.isfinite().all(dim=-1)
         # asking a device would wait for it; there the masking comes from the loader anyway
         return None if finite.device.type == "cpu" and bool(finite.all()) else finite
@@ -194,8 +194,8 @@ class SkeletonJoints:
         return self.laid_out(values * self.unit, tokens.grid)
 
     def laid_out(
-        self, values: Float[Tensor, "r n c"], grid: tuple[int, ...] | None
-    ) -> Float[Tensor, "r m t v c"]:
+        self, values: Shaped[Tensor, "r n e"], grid: tuple[int, ...] | None
+    ) -> Shaped[Tensor, "r m t v c"]:
         bodies, _, joints = grid or self.grid
         return rearrange(
             values, "r (m t v) (s c) -> r m (t s) v c", m=bodies, v=joints, s=self.segment

@@ -13,7 +13,6 @@ from torch import Generator, Tensor
 
 from multimask.masking import Context, Count, Masker, Uniform
 from multimask.modalities.skeleton_topologies import Topology
-from multimask.tokens import Masking
 
 Lattice = tuple[int, int, int]
 
@@ -90,7 +89,7 @@ class BodyParts:
     Budgets count joints. Without `choices` parts are hidden in random order, and of the part that
     straddles the budget random joints. With `choices` every sample hides one of these sets of
     parts, drawn evenly; all sets must have the same number of joints, which the budget must hide:
-    `PartMasker` makes the two agree.
+    `part_masker` makes the two agree.
 
     Args: topology, whose parts they are. choices: sets of names of parts.
     """
@@ -146,56 +145,21 @@ class BodyParts:
         return rank + within
 
 
-@dataclass(frozen=True)
-class PartMasker:
-    """Hides exactly one of these sets of parts, also where joints or frames are missing.
-
-    `Masker` keeps a fixed number of tokens that exist visible: a clip that lacks frames would show
-    its hidden parts to reach it. Here places are fixed instead, k of them, and those that do not
-    exist are padding, neither attended to nor scored.
+def part_masker(topology: Topology, *choices: Sequence[str]) -> Masker:
+    """Hides exactly one of these sets of parts, also in clips that lack joints or frames.
 
     >>> from multimask.modalities.skeleton_topologies import COCO17
-    >>> PartMasker(COCO17, (("right_arm", "right_leg"),)).budget
+    >>> part_masker(COCO17, ("right_arm", "right_leg")).budget
     Count(visible=13, decoded=None)
     """
-
-    topology: Topology
-    choices: tuple[tuple[str, ...], ...]
-
-    content_free = True
-    ragged = True
-
-    def __post_init__(self) -> None:
-        if not self.choices or not 0 < self.rule.size(self.choices[0]) < len(self.topology):
-            raise ValueError(
-                "PartMasker: name at least one set of parts, and not the whole body; this skeleton "
-                f"has {', '.join(self.topology.parts)}."
-            )
-
-    @property
-    def rule(self) -> BodyParts:
-        return BodyParts(self.topology, self.choices)
-
-    @property
-    def budget(self) -> Count:
-        return Count(len(self.topology) - self.rule.size(self.choices[0]))
-
-    def counts(self, n: int, context: Context) -> tuple[int, int]:
-        return Masker(self.rule, self.budget).counts(n, context)
-
-    def __call__(
-        self, exists: Bool[Tensor, "b n"], generators: list[Generator], context: Context
-    ) -> Masking:
-        k, _ = self.counts(exists.shape[1], context)
-        order = self.rule(exists, generators, context).argsort(dim=1, stable=True)
-        # sorted: the encoder reads the lattice in order
-        ids, hidden = order[:, :k].sort(dim=1).values, order[:, k:].sort(dim=1).values
-        if context.complete:
-            return Masking(ids, hidden, exists)
-        padded, decoded_padded = (
-            not bool(exists.gather(1, places).all()) for places in (ids, hidden)
+    rule = BodyParts(topology, tuple(tuple(names) for names in choices))
+    if not choices or not 0 < rule.size(choices[0]) < len(topology):
+        raise ValueError(
+            "part_masker: name at least one set of parts, and not the whole body; this skeleton "
+            f"has {', '.join(topology.parts)}."
         )
-        return Masking(ids, hidden, exists, padded, decoded_padded)
+    budget = Count(len(topology) - rule.size(choices[0]))
+    return Masker(rule, budget, ragged=True, in_place=True)
 
 
 @dataclass(frozen=True)

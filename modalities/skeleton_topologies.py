@@ -37,24 +37,29 @@ class Topology:
 
     def __post_init__(self) -> None:
         n = len(self.joints)
+        if n < 1 or len(set(self.joints)) != n:
+            raise ValueError("Topology: joints need names that differ, at least one.")
+        self.check_range(*self.bones, self.root, self.mirror, *self.parts.values())
+        undirected = {frozenset(bone) for bone in self.bones}
+        if len(undirected) != len(self.bones) or any(len(bone) != 2 for bone in undirected):
+            raise ValueError("Topology: a bone occurs twice or leads from a joint to itself.")
+        if not self.root or math.inf in distances(n, self.bones, self.root[0]):
+            raise ValueError("Topology: bones must connect all joints, and there must be a root.")
         if not self.mirror:
             object.__setattr__(self, "mirror", mirrored(self.joints))
         if not self.parts:
             object.__setattr__(self, "parts", chains(self.joints, self.bones))
-        if n < 1 or len(set(self.joints)) != n:
-            raise ValueError("Topology: joints need names that differ, at least one.")
-        named = [*sum(self.bones, ()), *self.root, *self.mirror, *sum(self.parts.values(), ())]
-        if stray := [joint for joint in named if not 0 <= joint < n]:
-            raise ValueError(f"Topology: joint {stray[0]} is named, but there are only 0..{n - 1}.")
-        undirected = {frozenset(bone) for bone in self.bones}
-        if len(undirected) != len(self.bones) or any(len(bone) != 2 for bone in undirected):
-            raise ValueError("Topology: a bone occurs twice or leads from a joint to itself.")
         if sorted(sum(self.parts.values(), ())) != list(range(n)):
             raise ValueError("Topology: every joint must be in exactly one part.")
-        if [self.mirror[joint] for joint in self.mirror] != list(range(n)):
+        if len(self.mirror) != n or [self.mirror[joint] for joint in self.mirror] != list(range(n)):
             raise ValueError("Topology: mirror must exchange joints in pairs.")
-        if not self.root or math.inf in distances(n, self.bones, self.root[0]):
-            raise ValueError("Topology: bones must connect all joints, and there must be a root.")
+
+    def check_range(self, *groups: Joints) -> None:
+        for joint in sum(groups, ()):
+            if not 0 <= joint < len(self):
+                raise ValueError(
+                    f"Topology: joint {joint} is named, but there are only 0..{len(self) - 1}."
+                )
 
     def __len__(self) -> int:
         return len(self.joints)
@@ -81,7 +86,7 @@ def distances(n: int, bones: Sequence[tuple[int, int]], start: int) -> list[floa
     found, step = [math.inf] * n, {start}
     for count in range(n):
         for joint in step:
-            found[joint] = count
+            found[joint] = float(count)
         near = {b for bone in bones for a, b in (bone, bone[::-1]) if a in step}
         step = {joint for joint in near if found[joint] == math.inf}
     return found
@@ -111,8 +116,8 @@ def chains(names: Sequence[str], bones: Sequence[tuple[int, int]]) -> dict[str, 
     """
     near: dict[int, list[int]] = {joint: [] for joint in range(len(names))}
     for a, b in bones:
-        near.get(a, []).append(b)
-        near.get(b, []).append(a)
+        near[a].append(b)
+        near[b].append(a)
     parts, taken = {}, set[int]()
     for start in range(len(names)):
         chain, joint = [], start

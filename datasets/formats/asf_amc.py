@@ -2,14 +2,14 @@
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from multimask.datasets.formats.files import Path
-from multimask.datasets.formats.motion import Motion, check_frames, text_of
+from multimask.datasets.formats.files import AnyPath
+from multimask.datasets.formats.motion import Motion, check_frames, single, text_of
 from multimask.datasets.formats.rotations import composed
 from multimask.tokens import BadSample
 
@@ -30,7 +30,7 @@ class Bone:
     parent: int = -1
 
 
-def read_amc(path: Path, skeleton: Path | None = None) -> Motion:
+def read_amc(path: AnyPath, skeleton: AnyPath | None = None) -> Motion:
     """Where every bone ends, and the root, `(1, frames, 1 + bones, 3)` in metres.
 
     Lengths are in units of `length` inches, as CMU's are. `skeleton` is the ASF file; if not given,
@@ -39,24 +39,26 @@ def read_amc(path: Path, skeleton: Path | None = None) -> Motion:
 
     Raises: BadSample when either file is damaged or the two do not belong together.
     """
-    asf = FilePath(os.fspath(skeleton)) if skeleton is not None else skeleton_of(path)
+    asf = Path(os.fspath(skeleton)) if skeleton is not None else skeleton_of(path)
     bones, degrees, scale = read_asf(asf)
     numbers = motion_lines(path, bones)
     data = positions(bones, numbers, degrees) * scale
     parents = tuple(bone.parent for bone in bones)
-    return Motion(data[None].astype(np.float32), RATE, tuple(bone.name for bone in bones), parents)
+    return Motion(
+        single(path, data[None], gaps=False), RATE, tuple(bone.name for bone in bones), parents
+    )
 
 
-def probe_amc(path: Path, skeleton: Path | None = None) -> dict[str, Any]:
-    asf = FilePath(os.fspath(skeleton)) if skeleton is not None else skeleton_of(path)
+def probe_amc(path: AnyPath, skeleton: AnyPath | None = None) -> dict[str, Any]:
+    asf = Path(os.fspath(skeleton)) if skeleton is not None else skeleton_of(path)
     bones, _, _ = read_asf(asf)
     frames = sum(line.strip().isdigit() for line in text_of(path, AMC).split("\n"))
     check_frames(path, frames)
     return {"frames": frames, "joints": len(bones), "dims": 3, "rate": RATE, "format": "AMC"}
 
 
-def skeleton_of(path: Path) -> FilePath:
-    amc = FilePath(os.fspath(path))
+def skeleton_of(path: AnyPath) -> Path:
+    amc = Path(os.fspath(path))
     try:
         found = sorted(file for file in amc.parent.iterdir() if file.suffix.lower() == ".asf")
     except OSError as error:
@@ -73,7 +75,7 @@ def skeleton_of(path: Path) -> FilePath:
 # --- the skeleton ---------------------------------------------------------------------------------
 
 
-def read_asf(path: Path) -> tuple[list[Bone], bool, float]:
+def read_asf(path: AnyPath) -> tuple[list[Bone], bool, float]:
     """Root and bones in file order; whether angles are degrees; metres per unit of the file."""
     sections = sections_of(path)
     units = dict(line.split()[:2] for line in sections.get("units", []) if len(line.split()) > 1)
@@ -86,7 +88,7 @@ def read_asf(path: Path) -> tuple[list[Bone], bool, float]:
     return bones, degrees, INCH / length
 
 
-def sections_of(path: Path) -> dict[str, list[str]]:
+def sections_of(path: AnyPath) -> dict[str, list[str]]:
     sections: dict[str, list[str]] = {}
     current: list[str] | None = None
     for line in text_of(path, ASF).split("\n"):
@@ -100,7 +102,7 @@ def sections_of(path: Path) -> dict[str, list[str]]:
     return sections
 
 
-def root(path: Path, lines: list[str]) -> Bone:
+def root(path: AnyPath, lines: list[str]) -> Bone:
     bone = Bone("root", direction=[0.0, 0.0, 0.0])
     for line in lines:
         key, *values = line.split()
@@ -121,7 +123,7 @@ def root(path: Path, lines: list[str]) -> Bone:
     return bone
 
 
-def bones_of(path: Path, lines: list[str]) -> list[Bone]:
+def bones_of(path: AnyPath, lines: list[str]) -> list[Bone]:
     bones: list[Bone] = []
     bone: Bone | None = None
     for line in lines:
@@ -153,7 +155,7 @@ def bones_of(path: Path, lines: list[str]) -> list[Bone]:
     return bones
 
 
-def connect(path: Path, bones: list[Bone], lines: list[str]) -> None:
+def connect(path: AnyPath, bones: list[Bone], lines: list[str]) -> None:
     """Parents from the hierarchy. A parent must stand before its children in its lines."""
     index = {bone.name: place for place, bone in enumerate(bones)}
     reached = {"root"}
@@ -172,13 +174,13 @@ def connect(path: Path, bones: list[Bone], lines: list[str]) -> None:
         raise BadSample(f"{path}: expected {lacking[0]!r} in the hierarchy, found it nowhere.")
 
 
-def axes(path: Path, order: str) -> str:
+def axes(path: AnyPath, order: str) -> str:
     if sorted(order.lower()) != ["x", "y", "z"]:
         raise BadSample(f"{path}: expected an order of axes like XYZ, found {order[:20]!r}.")
     return order.lower()
 
 
-def number(path: Path, text: str, what: str) -> float:
+def number(path: AnyPath, text: str, what: str) -> float:
     try:
         value = float(text)
     except ValueError as error:
@@ -191,7 +193,7 @@ def number(path: Path, text: str, what: str) -> float:
 # --- the motion -----------------------------------------------------------------------------------
 
 
-def motion_lines(path: Path, bones: list[Bone]) -> dict[str, Float[np.ndarray, "t k"]]:
+def motion_lines(path: AnyPath, bones: list[Bone]) -> dict[str, Float[np.ndarray, "t k"]]:
     """Each moving bone's numbers, frame by frame."""
     moving = {bone.name: len(bone.dof) for bone in bones if bone.dof}
     rows: dict[str, list[list[str]]] = {name: [] for name in moving}
@@ -223,14 +225,14 @@ def motion_lines(path: Path, bones: list[Bone]) -> dict[str, Float[np.ndarray, "
     return {name: table(path, name, values) for name, values in rows.items()}
 
 
-def check_whole(path: Path, rows: dict[str, list[list[str]]], frames: int) -> None:
+def check_whole(path: AnyPath, rows: dict[str, list[list[str]]], frames: int) -> None:
     if lacking := [name for name, values in rows.items() if len(values) != frames]:
         raise BadSample(
             f"{path}: expected {lacking[0]!r} in frame {frames}, found it nowhere (cut short?)."
         )
 
 
-def table(path: Path, name: str, rows: list[list[str]]) -> Float[np.ndarray, "t k"]:
+def table(path: AnyPath, name: str, rows: list[list[str]]) -> Float[np.ndarray, "t k"]:
     try:
         numbers = np.array(rows, dtype=np.float64)
     except ValueError as error:

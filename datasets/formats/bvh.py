@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from multimask.datasets.formats.files import Path
-from multimask.datasets.formats.motion import Motion, check_frames, text_of
+from multimask.datasets.formats.files import AnyPath
+from multimask.datasets.formats.motion import Motion, check_frames, single, text_of
 from multimask.datasets.formats.rotations import composed
 from multimask.tokens import BadSample
 
@@ -39,7 +39,7 @@ class Head:
         return sum(len(joint.channels) for joint in self.joints)
 
 
-def read_bvh(path: Path, ends: bool = False) -> Motion:
+def read_bvh(path: AnyPath, ends: bool = False) -> Motion:
     """Joint positions in the file's unit, `(1, frames, joints, 3)`, with names and parents.
 
     Rotations are applied in the order of the channels; a joint with position channels stands where
@@ -66,14 +66,14 @@ def read_bvh(path: Path, ends: bool = False) -> Motion:
     kept = [index for index, joint in enumerate(head.joints) if ends or not joint.is_end]
     order = {index: place for place, index in enumerate(kept)}
     return Motion(
-        placed[None, :, kept].astype(np.float32),
+        single(path, placed[None, :, kept], gaps=False),
         head.rate,
         tuple(head.joints[index].name for index in kept),
         tuple(order.get(head.joints[index].parent, -1) for index in kept),
     )
 
 
-def probe_bvh(path: Path) -> dict[str, Any]:
+def probe_bvh(path: AnyPath) -> dict[str, Any]:
     head = header(path, text_of(path, WHAT).split())
     joints = sum(not joint.is_end for joint in head.joints)
     return {"frames": head.frames, "joints": joints, "dims": 3, "rate": head.rate, "format": "BVH"}
@@ -104,7 +104,7 @@ def positions(joints: list[Joint], numbers: Float[np.ndarray, "t k"]) -> Float[n
     return placed
 
 
-def header(path: Path, words: list[str]) -> Head:
+def header(path: AnyPath, words: list[str]) -> Head:
     """Parse up to the first number of the first frame."""
     cursor = Cursor(path, words)
     cursor.expect("HIERARCHY")
@@ -169,7 +169,7 @@ def channels(cursor: "Cursor") -> list[str]:
 class Cursor:
     """The words of a file, taken one by one."""
 
-    def __init__(self, path: Path, words: list[str]) -> None:
+    def __init__(self, path: AnyPath, words: list[str]) -> None:
         self.path, self.words, self.at = path, words, 0
 
     def take(self, what: str) -> str:

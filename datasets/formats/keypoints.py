@@ -5,18 +5,19 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from multimask.datasets.formats.files import Path
+from multimask.datasets.formats.files import AnyPath
 from multimask.datasets.formats.motion import (
     MAX_FRAMES,
     Motion,
     Pose,
     check_frames,
     linked,
+    single,
     text_of,
 )
 from multimask.tokens import BadSample
@@ -27,7 +28,7 @@ FRAME_NUMBER = re.compile(r"(\d+)(?=\D*$)")
 Bodies = list[tuple[str | None, Pose]]
 
 
-def read_keypoints(path: Path, least: float = 0.0) -> Motion:
+def read_keypoints(path: AnyPath, least: float = 0.0) -> Motion:
     """One clip `(bodies, frames, joints, dims)` in the file's unit, usually pixels.
 
     Recognised by what they hold: a folder of OpenPose frames (one JSON a frame, ordered by the last
@@ -50,7 +51,7 @@ def read_keypoints(path: Path, least: float = 0.0) -> Motion:
     return motion
 
 
-def probe_keypoints(path: Path) -> dict[str, Any]:
+def probe_keypoints(path: AnyPath) -> dict[str, Any]:
     """Sizes. JSON has no header: the file is read, of a folder the names and the first frame."""
     if os.path.isdir(path):
         numbered = frame_files(path)
@@ -63,7 +64,7 @@ def probe_keypoints(path: Path) -> dict[str, Any]:
     return {"frames": frames, "joints": joints, "dims": dims, "bodies": bodies, "format": "JSON"}
 
 
-def loaded(path: Path) -> Any:
+def loaded(path: AnyPath) -> Any:
     text = text_of(path, WHAT)
     try:
         return json.loads(text)
@@ -71,7 +72,7 @@ def loaded(path: Path) -> Any:
         raise BadSample(f"{path}: expected {WHAT}, found text that is no whole JSON.") from error
 
 
-def frames_of(path: Path, content: Any, least: float) -> list[Bodies] | Motion:
+def frames_of(path: AnyPath, content: Any, least: float) -> list[Bodies] | Motion:
     if isinstance(content, Mapping):
         if "people" in content:
             return [openpose(path, content, least)]
@@ -97,7 +98,7 @@ def frames_of(path: Path, content: Any, least: float) -> list[Bodies] | Motion:
     )
 
 
-def as_motion(path: Path, frames: list[Bodies]) -> Motion:
+def as_motion(path: AnyPath, frames: list[Bodies]) -> Motion:
     check_frames(path, len(frames))
     shapes = {pose.shape for bodies in frames for _, pose in bodies}
     if not shapes:
@@ -110,10 +111,10 @@ def as_motion(path: Path, frames: list[Bodies]) -> Motion:
 # --- the four -------------------------------------------------------------------------------------
 
 
-def frame_files(folder: Path) -> dict[int, FilePath]:
+def frame_files(folder: AnyPath) -> dict[int, Path]:
     """The JSON files of a folder by frame number."""
-    numbered: dict[int, FilePath] = {}
-    for file in sorted(FilePath(os.fspath(folder)).iterdir()):
+    numbered: dict[int, Path] = {}
+    for file in sorted(Path(os.fspath(folder)).iterdir()):
         if file.suffix.lower() != ".json":
             continue
         digits = FRAME_NUMBER.search(file.stem)
@@ -126,7 +127,7 @@ def frame_files(folder: Path) -> dict[int, FilePath]:
     return numbered
 
 
-def folder_frames(folder: Path, least: float) -> list[Bodies]:
+def folder_frames(folder: AnyPath, least: float) -> list[Bodies]:
     numbered = frame_files(folder)
     frames: list[Bodies] = [[] for _ in range(max(numbered) - min(numbered) + 1)]
     for index, file in numbered.items():
@@ -137,7 +138,7 @@ def folder_frames(folder: Path, least: float) -> list[Bodies]:
     return frames
 
 
-def openpose(path: Path, content: Mapping[str, Any], least: float) -> Bodies:
+def openpose(path: AnyPath, content: Mapping[str, Any], least: float) -> Bodies:
     bodies: Bodies = []
     for person in listing(path, content["people"]):
         fields = mapping(path, person)
@@ -146,12 +147,13 @@ def openpose(path: Path, content: Mapping[str, Any], least: float) -> Bodies:
         flat = flat or fields.get("pose_keypoints_2d", fields.get("pose_keypoints"))
         table = numbers(path, flat, "pose_keypoints_2d")
         name = fields.get("person_id")
-        known = isinstance(name, list) and name and name[0] not in (-1, "-1")
-        bodies.append((str(name[0]) if known else None, pose_of(path, table, width, least)))
+        first = name[0] if isinstance(name, list) and name else -1
+        known = None if first in (-1, "-1") else str(first)
+        bodies.append((known, pose_of(path, table, width, least)))
     return bodies
 
 
-def kinetics(path: Path, data: Sequence[Any], least: float) -> list[Bodies]:
+def kinetics(path: AnyPath, data: Sequence[Any], least: float) -> list[Bodies]:
     """Kinetics-skeleton (Yan et al. 2018): frame_index from 1, coordinates in 0..1."""
     entries = [mapping(path, entry) for entry in data]
     places = [whole(path, entry.get("frame_index"), "frame_index") for entry in entries]
@@ -174,7 +176,7 @@ def kinetics(path: Path, data: Sequence[Any], least: float) -> list[Bodies]:
     return frames
 
 
-def coco(path: Path, found: Sequence[Any], ids: list[Any], least: float) -> list[Bodies]:
+def coco(path: AnyPath, found: Sequence[Any], ids: list[Any], least: float) -> list[Bodies]:
     by_image: dict[Any, Bodies] = {key(path, name): [] for name in ids}
     for entry in found:
         fields = mapping(path, entry)
@@ -190,7 +192,7 @@ def coco(path: Path, found: Sequence[Any], ids: list[Any], least: float) -> list
     return [by_image[name] for name in sorted(by_image)]
 
 
-def annotation(path: Path, content: Mapping[str, Any], least: float = 0.0) -> Motion:
+def annotation(path: AnyPath, content: Mapping[str, Any], least: float = 0.0) -> Motion:
     """A pyskl annotation: keypoint (bodies, frames, joints, dims), keypoint_score without dims."""
     data = numbers(path, content["keypoint"], "keypoint", axes=4)
     check_frames(path, data.shape[1])
@@ -207,13 +209,13 @@ def annotation(path: Path, content: Mapping[str, Any], least: float = 0.0) -> Mo
                 f"{path}: expected keypoint_score {data.shape[:3]}, found {score.shape}."
             )
         data = np.where((score > least)[..., None], data, np.nan)
-    return Motion(data.astype(np.float32))
+    return Motion(single(path, data))
 
 
 # --- small checks ---------------------------------------------------------------------------------
 
 
-def pose_of(path: Path, flat: np.ndarray, width: int, least: float) -> Pose:
+def pose_of(path: AnyPath, flat: np.ndarray, width: int, least: float) -> Pose:
     """Triples (x, y, confidence), or quadruples, as a pose; unknown joints are NaN."""
     if flat.size == 0 or flat.size % width:
         raise BadSample(
@@ -221,10 +223,10 @@ def pose_of(path: Path, flat: np.ndarray, width: int, least: float) -> Pose:
         )
     table = flat.reshape(-1, width)
     lost = ~(table[:, -1] > least)
-    return np.where(lost[:, None], np.nan, table[:, :-1]).astype(np.float32)
+    return single(path, np.where(lost[:, None], np.nan, table[:, :-1]))
 
 
-def numbers(path: Path, value: Any, what: str, axes: int = 1) -> np.ndarray:
+def numbers(path: AnyPath, value: Any, what: str, axes: int = 1) -> np.ndarray:
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
@@ -240,25 +242,25 @@ def numbers(path: Path, value: Any, what: str, axes: int = 1) -> np.ndarray:
     return array
 
 
-def mapping(path: Path, value: Any) -> Mapping[str, Any]:
+def mapping(path: AnyPath, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise BadSample(f"{path}: expected an object, found {type(value).__name__}.")
     return value
 
 
-def listing(path: Path, value: Any) -> Iterable[Any]:
+def listing(path: AnyPath, value: Any) -> Iterable[Any]:
     if not isinstance(value, list):
         raise BadSample(f"{path}: expected a list, found {type(value).__name__}.")
     return value
 
 
-def whole(path: Path, value: Any, what: str) -> int:
+def whole(path: AnyPath, value: Any, what: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise BadSample(f"{path}: expected a whole number in {what!r}, found {value!r}.")
     return value
 
 
-def key(path: Path, value: Any) -> tuple[float, str]:
+def key(path: AnyPath, value: Any) -> tuple[float, str]:
     """Image ids in order: numbers by size, names by the last number in them."""
     if isinstance(value, int) and not isinstance(value, bool):
         return float(value), ""

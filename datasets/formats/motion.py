@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
-from multimask.datasets.formats.files import Path, opened
+from multimask.datasets.formats.files import AnyPath, opened
 from multimask.tokens import BadSample
 
 MAX_FRAMES = 100_000  # an hour at 30 frames a second
@@ -29,7 +29,7 @@ class Motion:
     parents: tuple[int, ...] = ()
 
 
-def text_of(path: Path, what: str, max_bytes: int = MAX_BYTES) -> str:
+def text_of(path: AnyPath, what: str, max_bytes: int = MAX_BYTES) -> str:
     """A whole text file. `what` names it: "an NTU skeleton file".
 
     Raises: BadSample for what cannot be opened, is no plain file, is larger than max_bytes, or is
@@ -52,7 +52,22 @@ def text_of(path: Path, what: str, max_bytes: int = MAX_BYTES) -> str:
         return raw.decode("latin-1")  # comments of older motion files; numbers are ASCII
 
 
-def check_plain(path: Path, what: str) -> None:
+def single(
+    path: AnyPath, data: Num[np.ndarray, "..."], gaps: bool = True
+) -> Float[np.ndarray, "..."]:
+    """As float32. Raises BadSample for what is infinite, or becomes so; NaN only with `gaps`."""
+    with np.errstate(over="ignore"):
+        data = data.astype(np.float32)
+    wrong = np.isinf(data) if gaps else ~np.isfinite(data)
+    if wrong.any():
+        raise BadSample(
+            f"{path}: expected finite coordinates, found {int(wrong.sum()):,} of {data.size:,} "
+            "infinite or too large."
+        )
+    return data
+
+
+def check_plain(path: AnyPath, what: str) -> None:
     """A pipe would wait for ever, a device never end."""
     try:
         mode = os.stat(path).st_mode
@@ -62,12 +77,12 @@ def check_plain(path: Path, what: str) -> None:
         raise BadSample(f"{path}: expected {what}, found a pipe or device.")
 
 
-def check_frames(path: Path, count: int, most: int = MAX_FRAMES) -> None:
+def check_frames(path: AnyPath, count: int, most: int = MAX_FRAMES) -> None:
     if not 1 <= count <= most:
         raise BadSample(f"{path}: expected 1 to {most:,} frames, found {count:,}.")
 
 
-def check_joints(path: Path, found: int, wanted: Sequence[int]) -> None:
+def check_joints(path: AnyPath, found: int, wanted: Sequence[int]) -> None:
     if found not in wanted:
         expected = " or ".join(map(str, wanted))
         raise BadSample(f"{path}: expected {expected} joints, found {found}.")

@@ -1,27 +1,28 @@
 """Motion in NPY and NPZ files: the user names the axes, none is guessed or silently reordered."""
 
 import zipfile
-from typing import Any, BinaryIO, cast
+from io import BufferedIOBase
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Shaped
 
-from multimask.datasets.formats.files import Path, decoding, opened
-from multimask.datasets.formats.motion import MAX_BYTES, Motion, check_plain
+from multimask.datasets.formats.files import AnyPath, decoding, opened
+from multimask.datasets.formats.motion import MAX_BYTES, Motion, check_plain, single
 from multimask.tokens import BadSample
 
 WHAT = "an NPY or NPZ file of numbers"
 
 
 def read_array(
-    path: Path, axes: str = "mtvc", confidence: bool = False, entry: str | None = None
+    path: AnyPath, axes: str = "mtvc", confidence: bool = False, entry: str | None = None
 ) -> Motion:
     """A clip from an array; see `as_motion`. `entry` names the array of an NPZ that holds more."""
     return as_motion(load(path, entry), axes, confidence, path)
 
 
 def probe_array(
-    path: Path, axes: str = "mtvc", confidence: bool = False, entry: str | None = None
+    path: AnyPath, axes: str = "mtvc", confidence: bool = False, entry: str | None = None
 ) -> dict[str, Any]:
     """Sizes from the header; no numbers are read."""
     shape, _ = shape_of(path, entry)
@@ -36,7 +37,7 @@ def probe_array(
 
 
 def as_motion(
-    array: Shaped[np.ndarray, "..."], axes: str, confidence: bool, name: Path = "array"
+    array: Shaped[np.ndarray, "..."], axes: str, confidence: bool, name: AnyPath = "array"
 ) -> Motion:
     """An array as motion. `axes` names its axes, m bodies, t frames, v joints, c coordinates:
     "mtvc", "ctvm" (ST-GCN's files); where the array has three, m is left out. With `confidence` the
@@ -48,10 +49,8 @@ def as_motion(
     if array.dtype.kind not in "uif":
         raise BadSample(f"{name}: expected numbers, found {array.dtype}.")
     wanted = [axis for axis in "mtvc" if axis in order]
-    data = np.transpose(array, [order.index(axis) for axis in wanted]).astype(np.float32)
+    data = single(name, np.transpose(array, [order.index(axis) for axis in wanted]))
     data = data if "m" in order else data[None]
-    if np.isinf(data).any():
-        raise BadSample(f"{name}: expected finite coordinates, found infinite ones.")
     if confidence:
         data = np.where(data[..., -1:] > 0, data[..., :-1], np.float32("nan"))
     if not np.isfinite(data).all(axis=-1).any():
@@ -59,7 +58,7 @@ def as_motion(
     return Motion(np.ascontiguousarray(data))
 
 
-def named_axes(shape: tuple[int, ...], axes: str, name: Path) -> str:
+def named_axes(shape: tuple[int, ...], axes: str, name: AnyPath) -> str:
     order = axes if len(shape) == 4 else axes.replace("m", "")
     if len(order) != len(shape) or 0 in shape:
         raise BadSample(f"{name}: expected an array of axes {axes!r}, found shape {shape}.")
@@ -69,7 +68,7 @@ def named_axes(shape: tuple[int, ...], axes: str, name: Path) -> str:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def load(path: Path, entry: str | None = None) -> Shaped[np.ndarray, "..."]:
+def load(path: AnyPath, entry: str | None = None) -> Shaped[np.ndarray, "..."]:
     shape_of(path, entry)  # refuses pickles and headers that claim more than the file holds
     with decoding(path, WHAT):
         found = np.load(path, allow_pickle=False)
@@ -79,7 +78,7 @@ def load(path: Path, entry: str | None = None) -> Shaped[np.ndarray, "..."]:
             return found[entry_name(path, list(found.files), entry)]
 
 
-def shape_of(path: Path, entry: str | None = None) -> tuple[tuple[int, ...], np.dtype]:
+def shape_of(path: AnyPath, entry: str | None = None) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type from the header, after checking that as many bytes follow."""
     check_plain(path, WHAT)
     with opened(path, WHAT) as file:
@@ -101,10 +100,12 @@ def shape_of(path: Path, entry: str | None = None) -> tuple[tuple[int, ...], np.
                     f"{path}: expected at most {MAX_BYTES:,} bytes, found {member.file_size:,}."
                 )
             with archive.open(member) as inside:
-                return checked_header(path, cast(BinaryIO, inside), member.file_size)
+                return checked_header(path, cast(BufferedIOBase, inside), member.file_size)
 
 
-def checked_header(path: Path, file: BinaryIO, size: int) -> tuple[tuple[int, ...], np.dtype]:
+def checked_header(
+    path: AnyPath, file: BufferedIOBase, size: int
+) -> tuple[tuple[int, ...], np.dtype]:
     with decoding(path, WHAT):
         version = np.lib.format.read_magic(file)
         reads = {(1, 0): "read_array_header_1_0", (2, 0): "read_array_header_2_0"}
@@ -123,7 +124,7 @@ def checked_header(path: Path, file: BinaryIO, size: int) -> tuple[tuple[int, ..
     return shape, dtype
 
 
-def entry_name(path: Path, names: list[str], entry: str | None) -> str:
+def entry_name(path: AnyPath, names: list[str], entry: str | None) -> str:
     if entry is None and len(names) == 1:
         return names[0]
     if entry in names:

@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from multimask.datasets.formats.files import Path
+from multimask.datasets.formats.files import AnyPath
 from multimask.datasets.formats.motion import (
     Motion,
     Pose,
     check_frames,
     check_joints,
     linked,
+    single,
     text_of,
 )
 from multimask.tokens import BadSample
@@ -21,7 +22,7 @@ JOINTS, NUMBERS, BODY_NUMBERS = 25, 12, 10
 RATE = 30.0
 
 
-def read_ntu(path: Path, lowest_state: int = 1) -> Motion:
+def read_ntu(path: AnyPath, lowest_state: int = 1) -> Motion:
     """All bodies through all frames, linked by id and, where ids change, by place.
 
     Joints whose tracking state is below `lowest_state` (0 not tracked, 1 inferred, 2 tracked) or
@@ -44,7 +45,7 @@ def read_ntu(path: Path, lowest_state: int = 1) -> Motion:
     return Motion(linked(frames), RATE)
 
 
-def probe_ntu(path: Path) -> dict[str, Any]:
+def probe_ntu(path: AnyPath) -> dict[str, Any]:
     """Frames as the first line states them; the rest is not read."""
     lines = Lines(path, text_of(path, WHAT))
     count = lines.whole_number("the number of frames")
@@ -55,7 +56,7 @@ def probe_ntu(path: Path) -> dict[str, Any]:
 class Lines:
     """The lines of a file, taken one by one; what is wrong is said with the line's number."""
 
-    def __init__(self, path: Path, text: str) -> None:
+    def __init__(self, path: AnyPath, text: str) -> None:
         self.path, self.lines, self.at = path, text.split("\n"), 0
         while self.lines and not self.lines[-1].strip():
             self.lines.pop()
@@ -114,7 +115,5 @@ def one_body(lines: Lines, where: str, lowest_state: int) -> tuple[str, Pose]:
     check_joints(lines.path, lines.whole_number(f"the number of joints in {where}"), (JOINTS,))
     table = lines.table(JOINTS, NUMBERS, f"joints in {where}")
     pose, state = table[:, :3], table[:, -1]
-    if np.isinf(pose).any():
-        raise BadSample(f"{lines.path}: {where}: expected finite coordinates, found infinite ones.")
     lost = (state < lowest_state) | (pose == 0).all(axis=1)
-    return facts[0], np.where(lost[:, None], np.nan, pose).astype(np.float32)
+    return facts[0], single(lines.path, np.where(lost[:, None], np.nan, pose))

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from multimask.datasets.formats.asf_amc import probe_amc, read_amc
 from multimask.datasets.formats.bvh import probe_bvh, read_bvh
-from multimask.datasets.formats.files import Path
+from multimask.datasets.formats.files import AnyPath
 from multimask.datasets.formats.keypoints import probe_keypoints, read_keypoints
 from multimask.datasets.formats.motion import Motion
 from multimask.datasets.formats.motion_arrays import as_motion, probe_array, read_array
@@ -19,7 +19,7 @@ from multimask.datasets.formats.ntu_skeleton import probe_ntu, read_ntu
 from multimask.datasets.motion import Augment, Centre, Clip, centred, most_active
 from multimask.tokens import BadSample
 
-Source = Path | Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."]
+Source = AnyPath | Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."]
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class SkeletonReader:
             return read_amc(source, self.skeleton)
         return read_array(source, self.axes, self.confidence, self.entry)
 
-    def suffix_of(self, source: Path) -> str:
+    def suffix_of(self, source: AnyPath) -> str:
         suffix = os.path.splitext(os.fspath(source))[1].lower()
         if os.path.isdir(source) and suffix not in self.suffixes:
             return ".json"
@@ -139,7 +139,7 @@ class SkeletonReader:
             )
         return suffix
 
-    def check_sizes(self, name: Path, joints: int, dims: int) -> None:
+    def check_sizes(self, name: AnyPath, joints: int, dims: int) -> None:
         for what, wanted, found in (("joints", self.joints, joints), ("dims", self.dims, dims)):
             if wanted is not None and found != wanted:
                 raise BadSample(f"{name}: expected {wanted} {what}, found {found}.")

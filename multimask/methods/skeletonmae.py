@@ -8,7 +8,7 @@ paper leaves open follows its stated ancestor GraphMAE (Hou et al., KDD 2022).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,9 +65,8 @@ def skeletonmae(
         for name, tokenizer in modalities.items()
     }
     model = MaskedModel(modalities, encoder, decoder, adapters)
-    if masker is None:
-        masker = load("parts", "part-masker")(topology, tuple(map(tuple, parts)))
-    return Recipe(model, ReweightedCosine(cast(Masker, masker), beta), TRAINING)
+    chosen = masker or load("parts", "part-masker")(topology, *parts)
+    return Recipe(model, ReweightedCosine(chosen, beta), TRAINING)
 
 
 def topology_of(tokenizer: Tokenizer) -> Any:
