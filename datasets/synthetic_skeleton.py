@@ -263,7 +263,7 @@ def carry(
 
 def kinematics(angles: Angles, person: Person, frames: int) -> Float[np.ndarray, "t v c"]:
     placed = np.zeros((frames, len(PARENTS), 3))
-    turned = np.tile(np.eye(3), (len(PARENTS), frames, 1, 1))
+    turned = [np.tile(np.eye(3), (frames, 1, 1))] * len(PARENTS)
     left = {1, 4, 7, 10, 13, 16, 18, 20, 22}
     for joint, parent in enumerate(PARENTS):
         if parent < 0:
@@ -271,9 +271,11 @@ def kinematics(angles: Angles, person: Person, frames: int) -> Float[np.ndarray,
         reach = np.array(OFFSETS[joint]) * person.height * person.segments[joint]
         placed[:, joint] = placed[:, parent] + turned[parent] @ reach
         lean = 1 + (person.asymmetry if joint in left else -person.asymmetry)
-        zero = np.zeros(frames)
-        own = np.stack([angles.get((joint, axis), zero) for axis in "zyx"], axis=1) * lean
-        turned[joint] = turned[parent] @ composed("zyx", own)
+        axes = "".join(axis for axis in "zyx" if (joint, axis) in angles)
+        turned[joint] = turned[parent]
+        if axes:
+            own = np.stack([angles[joint, axis] for axis in axes], axis=1) * lean
+            turned[joint] = turned[parent] @ composed(axes, own)
     return placed
 
 
