@@ -1,6 +1,7 @@
 """MaskedModel: tokenize, encode, decode. What is kept after pre-training; it weighs no loss."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -191,10 +192,10 @@ class MaskedModel(nn.Module):
         whole = self.picked(tokens, everything(masking.exists, tokens.complete))
         picks = cast(Picks, whole.picks)
         content = self.embed(tokens, picks, whole.ids)
-        shown = masking.visible.gather(1, whole.ids)[..., None]
-        content = torch.where(shown, content, cast(Tensor, self.encoder.mask_token))
+        shown = masking.visible.gather(1, whole.ids)
+        content = torch.where(shown[..., None], content, cast(Tensor, self.encoder.mask_token))
         places = self.places(tokens, picks, whole.ids, whole.valid, decoder=False)
-        return self.encoder(content, places, taps)
+        return self.encoder(content, replace(places, shown=shown), taps)
 
     def decode(
         self, tokens: TokenBatch, latents: Latents, masking: Masking
@@ -208,6 +209,8 @@ class MaskedModel(nn.Module):
         visible = self.places(
             tokens, cast(Picks, seen.picks), latents.ids, latents.valid, decoder=True
         )
+        if self.seen_is_all:
+            visible = replace(visible, shown=masking.visible.gather(1, latents.ids))
         decoded = self.places(
             tokens,
             cast(Picks, masking.decoded_picks),

@@ -20,13 +20,16 @@ class Masker:
     exists and hidden, 1 exists and visible (answered, not scored), 2 does not exist. With `ragged`
     samples that have fewer tokens than the budget keeps are padded; else that is an error.
     `decoded` is a second rule for methods that choose what to decode by themselves: its lowest
-    scores among the tokens that exist, visible or not (VideoMAE V2's dual masking).
+    scores among the tokens that exist, visible or not (VideoMAE V2's dual masking). `in_place`
+    hides by place alone: the k lowest scores whether they exist or not, what does not being
+    padding; a sample that lacks tokens then never shows a place that the rule hides.
     """
 
     rule: Rule = Uniform()  # noqa: RUF009 - frozen
     budget: Budget = Ratio(0.75)  # noqa: RUF009 - frozen
     ragged: bool = False
     decoded: Rule | None = None
+    in_place: bool = False
 
     @property
     def content_free(self) -> bool:
@@ -53,12 +56,14 @@ class Masker:
             )
         k, d = self.counts(exists.shape[1], context)
         fewest = self.fewest(exists, context)
-        if fewest < k and not self.ragged:
+        if fewest < k and not (self.ragged or self.in_place):
             raise ValueError(
                 f"Masker: keeps {k} tokens visible, but a sample has only {fewest}. Keep fewer, "
                 "leave such samples out, or set ragged=True (pads and attention-masks)."
             )
-        scores = self.rule(exists, generators, context).masked_fill(~exists, torch.inf)
+        scores = self.rule(exists, generators, context)
+        if not self.in_place:
+            scores = scores.masked_fill(~exists, torch.inf)
         ids = scores.argsort(dim=1, stable=True)[:, :k]
         visible = torch.zeros_like(exists).scatter(1, ids, True)
         if self.decoded is None:
@@ -67,7 +72,8 @@ class Masker:
         else:
             key = self.decoded(exists, generators, context).masked_fill(~exists, torch.inf)
         decoded_ids = key.argsort(dim=1, stable=True)[:, :d]
-        return Masking(ids, decoded_ids, exists, padded=fewest < k, decoded_padded=fewest < d)
+        padded = fewest < (exists.shape[1] if self.in_place else k)
+        return Masking(ids, decoded_ids, exists, padded, decoded_padded=fewest < d)
 
     @staticmethod
     def fewest(exists: Bool[Tensor, "b n"], context: Context) -> int:

@@ -43,7 +43,8 @@ class Places:
 
     position: what the adapters say, `(b, k, w)`. coords: packed and zero-padded to the widest
     modality, `(b, k, p)`. ids: slots of the common axis. valid: which of them exist, None for all.
-    slots, grids, edges: each modality's slot range, lattice and graph.
+    slots, grids, edges: each modality's slot range, lattice and graph. shown: where an encoder
+    keeps hidden tokens as mask tokens, which of them it saw; None where only such tokens come.
     """
 
     position: Float[Tensor, "b k w"]
@@ -54,6 +55,7 @@ class Places:
     grids: dict[str, Grid | None]
     edges: dict[str, Int[Tensor, "2 e"]]
     num_slots: int
+    shown: Bool[Tensor, "b k"] | None = None
 
 
 @remembers_arguments
