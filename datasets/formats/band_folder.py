@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from multimask.datasets.formats.cubes import CubeFile, check_amount
-from multimask.datasets.formats.files import Path
+from multimask.datasets.formats.cubes import Box, CubeFile, check_amount
+from multimask.datasets.formats.files import AnyPath
 from multimask.datasets.formats.geotiff import open_tiff_cube
 from multimask.datasets.formats.spectral import SpectralReader, cropped, flipped
 from multimask.tokens import BadSample
@@ -52,8 +52,8 @@ class BandFolder:
                 "give at least one band, and a wavelength for each or none."
             )
 
-    def probe(self, path: Path) -> dict[str, Any]:
-        files = self.files(path)
+    def probe(self, source: AnyPath) -> dict[str, Any]:
+        files = self.files(source)
         finest = max(files, key=lambda file: file.shape[1])
         return {
             "bands": len(files),
@@ -66,11 +66,11 @@ class BandFolder:
             "resolutions": len({file.shape for file in files}),
         }
 
-    def read(self, path: Path, generator: Generator | None = None) -> dict[str, Any]:
-        files = self.files(path)
+    def read(self, source: AnyPath, generator: Generator | None = None) -> dict[str, Any]:
+        files = self.files(source)
         height = max(file.shape[1] for file in files)
         width = max(file.shape[2] for file in files)
-        check_amount(path, len(files) * height * width, self.max_numbers)
+        check_amount(source, len(files) * height * width, self.max_numbers)
         reader = SpectralReader(scale=self.scale, offset=self.offset, nodata=self.nodata)
         pixels = torch.cat(
             [
@@ -79,7 +79,7 @@ class BandFolder:
             ]
         )
         if self.size is not None:
-            box = cropped(path, type(files[0].whole)(0, 0, height, width), self.size, generator)
+            box = cropped(source, Box(0, 0, height, width), self.size, generator)
             rows = slice(box.top, box.top + box.height)
             pixels = pixels[:, rows, box.left : box.left + box.width]
         if generator is not None and self.flips:
@@ -89,7 +89,7 @@ class BandFolder:
             sample["wavelengths"] = torch.tensor(self.wavelengths, dtype=torch.float32)
         return sample
 
-    def files(self, path: Path) -> list[CubeFile]:
+    def files(self, path: AnyPath) -> list[CubeFile]:
         """One opened file a band; all of one place."""
         folder = FilePath(path)
         if not folder.is_dir():

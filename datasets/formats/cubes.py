@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Num
 
-from multimask.datasets.formats.files import Path
+from multimask.datasets.formats.files import AnyPath
 from multimask.datasets.formats.geokeys import Geo
 from multimask.tokens import BadSample
 
@@ -60,7 +60,7 @@ class CubeFile:
         return Box(0, 0, *self.shape[1:])
 
 
-def placed(cell: Path) -> tuple[str, Box | None, int | None]:
+def placed(cell: AnyPath) -> tuple[str, Box | None, int | None]:
     """A cell as path, window and index.
 
     >>> placed("a/scene.tif#window=0,64,32,32")
@@ -81,7 +81,7 @@ def placed(cell: Path) -> tuple[str, Box | None, int | None]:
     )
 
 
-def check_box(path: Path, box: Box, shape: tuple[int, int, int]) -> None:
+def check_box(path: AnyPath, box: Box, shape: tuple[int, int, int]) -> None:
     _, height, width = shape
     if box.top + box.height > height or box.left + box.width > width:
         raise BadSample(
@@ -90,7 +90,7 @@ def check_box(path: Path, box: Box, shape: tuple[int, int, int]) -> None:
         )
 
 
-def check_claim(path: Path, shape: Sequence[int], itemsize: int, stored: int) -> None:
+def check_claim(path: AnyPath, shape: Sequence[int], itemsize: int, stored: int) -> None:
     """Refuse a header that claims more than its file can hold, before anything is allocated."""
     claimed = math.prod(shape) * itemsize
     if min(shape, default=0) < 1 or claimed > max(stored, 1) * MOST_PACKED:
@@ -100,7 +100,7 @@ def check_claim(path: Path, shape: Sequence[int], itemsize: int, stored: int) ->
         )
 
 
-def check_amount(path: Path, numbers: int, max_numbers: int) -> None:
+def check_amount(path: AnyPath, numbers: int, max_numbers: int) -> None:
     """Refuse, before anything is decoded, what would not fit into memory."""
     if numbers > max_numbers:
         raise BadSample(
@@ -110,7 +110,7 @@ def check_amount(path: Path, numbers: int, max_numbers: int) -> None:
 
 
 def as_bands_first(
-    shape: Sequence[int], layout: str, path: Path
+    shape: Sequence[int], layout: str, path: AnyPath
 ) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """(bands, height, width) of an array stored in this order of axes ("chw" or "hwc"), and which
     of its axes these are. A two-axis array is one band, its band axis then -1."""

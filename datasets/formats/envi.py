@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Num
 
 from multimask.datasets.formats.cubes import Box, CubeFile, window_of
-from multimask.datasets.formats.files import Path, decoding, opened
+from multimask.datasets.formats.files import AnyPath, decoding, opened
 from multimask.datasets.formats.geokeys import Geo
 from multimask.tokens import BadSample
 
@@ -26,7 +26,7 @@ UNITS = {
 LONGEST_MICROMETRES = 100.0  # wavelengths without a unit that stay below are micrometres
 
 
-def open_envi(path: Path) -> CubeFile:
+def open_envi(path: AnyPath) -> CubeFile:
     """A cube by its header or its body. Raises BadSample where the two disagree."""
     header, body = both_files(FilePath(path))
     fields = header_fields(header)

@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 from jaxtyping import Num
 
-from multimask.datasets.formats.files import Path
+from multimask.datasets.formats.files import AnyPath
 
 SCALE, TIEPOINT, MATRIX, KEYS, DOUBLES, TEXT = 33550, 33922, 34264, 34735, 34736, 34737
 GDAL_METADATA, GDAL_NODATA = 42112, 42113
@@ -121,7 +121,7 @@ def epsg_geo(transform: Affine, epsg: int) -> Geo:
 
 
 def write_geotiff(
-    path: Path,
+    path: AnyPath,
     pixels: Num[np.ndarray, "c h w"],
     geo: Geo | None = None,
     wavelengths: Sequence[float] | None = None,
@@ -151,7 +151,8 @@ def write_geotiff(
     folder = os.path.dirname(os.path.abspath(path))
     handle, temporary = tempfile.mkstemp(suffix=".tif", dir=folder)
     try:
-        with os.fdopen(handle, "wb") as file:
+        os.close(handle)
+        with open(temporary, "wb") as file:
             tifffile.imwrite(
                 file,
                 pixels,

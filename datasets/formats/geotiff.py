@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Num
 
 from multimask.datasets.formats.cubes import Box, CubeFile, check_claim
-from multimask.datasets.formats.files import Path, decoding, opened
+from multimask.datasets.formats.files import AnyPath, decoding, opened
 from multimask.datasets.formats.geokeys import (
     GDAL_METADATA,
     GDAL_NODATA,
@@ -36,7 +36,7 @@ MAX_METADATA = 2**20  # characters of XML that are looked at
 NM = {"nm": 1.0, "nanometers": 1.0, "nanometer": 1.0, "um": 1e3, "µm": 1e3, "micrometers": 1e3}
 
 
-def open_tiff_cube(path: Path, backend: Backend = "auto") -> CubeFile:
+def open_tiff_cube(path: AnyPath, backend: Backend = "auto") -> CubeFile:
     """A TIFF's header as a `CubeFile`. Raises BadSample for what is no stack of bands."""
     import tifffile  # slow to import
 
@@ -84,7 +84,7 @@ def open_tiff_cube(path: Path, backend: Backend = "auto") -> CubeFile:
     return CubeFile(str(path), "GeoTIFF" if geo else form, shape, dtype, read, geo=geo, **facts)
 
 
-def check_axes(path: Path, axes: str, shape: Sequence[int]) -> None:
+def check_axes(path: AnyPath, axes: str, shape: Sequence[int]) -> None:
     strange = [
         f"{letter} of {size}"
         for letter, size in zip(axes, shape, strict=True)
@@ -272,7 +272,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def open_with_rasterio(path: Path) -> CubeFile:
+def open_with_rasterio(path: AnyPath) -> CubeFile:
     """The same header through GDAL: any format and compression that it knows."""
     if not installed("rasterio"):
         raise BadSample(

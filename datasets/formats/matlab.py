@@ -1,5 +1,6 @@
 """Cubes in MATLAB files: v5 through SciPy, v7.3 (HDF5) through h5py, a window at a time there."""
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 from jaxtyping import Num
 
 from multimask.datasets.formats.cubes import Box, CubeFile, as_bands_first, check_claim, window_of
-from multimask.datasets.formats.files import Path, decoding, opened
+from multimask.datasets.formats.files import AnyPath, decoding, opened
 from multimask.tokens import BadSample
 
 WHAT = "a MATLAB file with a cube"
@@ -25,7 +26,7 @@ STORED = {
 }
 
 
-def open_matlab(path: Path, variable: str | None = None, layout: str = "hwc") -> CubeFile:
+def open_matlab(path: AnyPath, variable: str | None = None, layout: str = "hwc") -> CubeFile:
     """The array named `variable`, else the only one with three axes. MATLAB's cubes are (rows,
     columns, bands), so "hwc" is the default."""
     with opened(path, WHAT) as file:
@@ -35,7 +36,7 @@ def open_matlab(path: Path, variable: str | None = None, layout: str = "hwc") ->
         stored = os.fstat(file.fileno()).st_size
     if HDF5 in (start, later):
         return open_hdf5(path, variable, layout, reverse=True)
-    from scipy.io import loadmat, whosmat
+    from scipy.io import whosmat
 
     with decoding(path, WHAT):
         listed = {name: (shape, kind) for name, shape, kind in whosmat(path)}
@@ -47,7 +48,7 @@ def open_matlab(path: Path, variable: str | None = None, layout: str = "hwc") ->
 
     def read(box: Box, bands: Sequence[int]) -> Num[np.ndarray, "c h w"]:
         with decoding(path, WHAT):
-            array = loadmat(path, variable_names=[name])[name]
+            array = whole_array(os.fspath(path), name, os.stat(path).st_mtime_ns)
             if array.shape != found[name] or array.dtype.kind not in "uif":
                 raise ValueError("another array than the header says")
             return np.ascontiguousarray(window_of(array, axes, box, bands))
@@ -55,7 +56,15 @@ def open_matlab(path: Path, variable: str | None = None, layout: str = "hwc") ->
     return CubeFile(str(path), "MATLAB 5", shape, np.dtype(kind), read)
 
 
-def chosen(path: Path, found: Mapping[str, Sequence[int]], variable: str | None) -> str:
+@functools.lru_cache(maxsize=2)
+def whole_array(path: str, name: str, changed: int) -> np.ndarray:
+    """v5 files can only be read whole; two are kept, as scenes are read window by window."""
+    from scipy.io import loadmat
+
+    return loadmat(path, variable_names=[name])[name]
+
+
+def chosen(path: AnyPath, found: Mapping[str, Sequence[int]], variable: str | None) -> str:
     """The variable asked for, else the only one that looks like a cube, else the only one."""
     if variable is not None:
         if variable not in found:
@@ -77,7 +86,7 @@ def chosen(path: Path, found: Mapping[str, Sequence[int]], variable: str | None)
 
 
 def open_hdf5(
-    path: Path,
+    path: AnyPath,
     variable: str | None = None,
     layout: str = "hwc",
     index: int | None = None,

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Num
 
 from multimask.datasets.formats.cubes import Box, CubeFile, as_bands_first, check_claim, window_of
-from multimask.datasets.formats.files import Path, decoding, opened
+from multimask.datasets.formats.files import AnyPath, decoding, opened
 from multimask.datasets.formats.matlab import chosen
 from multimask.tokens import BadSample
 
@@ -17,7 +17,7 @@ WHAT = "a NumPy file with a cube"
 MAX_NAMES = 65_536  # bytes
 
 
-def open_npy(path: Path, layout: str = "chw", index: int | None = None) -> CubeFile:
+def open_npy(path: AnyPath, layout: str = "chw", index: int | None = None) -> CubeFile:
     """(bands, rows, columns) unless `layout` is "hwc". With `index` one entry of the first axis:
     of an array (samples, bands) one spectrum, a cube of 1 x 1 pixel."""
     with opened(path, WHAT):
@@ -48,7 +48,7 @@ def open_npy(path: Path, layout: str = "chw", index: int | None = None) -> CubeF
     return CubeFile(str(path), "NPY", shape, array.dtype, read)
 
 
-def open_npz(path: Path, variable: str | None = None, layout: str = "chw") -> CubeFile:
+def open_npz(path: AnyPath, variable: str | None = None, layout: str = "chw") -> CubeFile:
     """The array named `variable`, else `pixels`, else the only one of three axes; `wavelengths`
     (nm) and `names` are read beside it where they are there."""
     with opened(path, WHAT):
@@ -95,7 +95,9 @@ def header_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[in
         return shape, dtype
 
 
-def check_list(path: Path, key: str, header: tuple[tuple[int, ...], np.dtype], bands: int) -> None:
+def check_list(
+    path: AnyPath, key: str, header: tuple[tuple[int, ...], np.dtype], bands: int
+) -> None:
     shape, dtype = header
     if shape != (bands,) or bands * dtype.itemsize > MAX_NAMES:
         raise BadSample(f"{path}: expected {bands} {key}, one a band, found shape {shape}.")

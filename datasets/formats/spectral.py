@@ -1,5 +1,6 @@
 """Any file of bands to what the spectral tokenizer takes: pixels, wavelengths, names."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -7,12 +8,20 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Generator, Tensor
 
-from multimask.datasets.formats.cubes import Box, CubeFile, check_amount, check_box, placed
+from multimask.datasets.formats.cubes import (
+    Box,
+    CubeFile,
+    as_bands_first,
+    check_amount,
+    check_box,
+    placed,
+    window_of,
+)
 from multimask.datasets.formats.envi import open_envi
-from multimask.datasets.formats.files import Path, opened
+from multimask.datasets.formats.files import AnyPath, opened
 from multimask.datasets.formats.geotiff import Backend, open_tiff_cube
 from multimask.datasets.formats.matlab import open_hdf5, open_matlab
 from multimask.datasets.formats.numpy_cubes import open_npy, open_npz
@@ -30,8 +39,8 @@ class SpectralReader:
 
     Gives `pixels (bands, height, width)` float32 = number * scale + offset, NaN where the file says
     nodata or holds NaN; `wavelengths`, nm, NaN for none; `names` where known. A scale that the file
-    itself states comes first. Cells may name a window or an index (`datasets.formats.cubes`); of
-    the file no more is read than the sample needs.
+    itself states comes first. Cells may name a window or an index (`datasets.formats.cubes`), or
+    be arrays; of a file no more is read than the sample needs.
 
     Args:
         wavelengths, names: of the file's bands, where the file does not say or says it wrongly.
@@ -63,8 +72,16 @@ class SpectralReader:
 
     suffixes = SUFFIXES
 
-    def open(self, path: Path) -> CubeFile:
-        """The file's header, of the sample's index where the cell names one."""
+    @classmethod
+    def fitted(cls, tokenizer: Any, augment: bool) -> "SpectralReader":
+        """The reader that gives a tokenizer its `size`; mirrored at random where `augment`."""
+        return cls(size=tokenizer.size, flips=augment)
+
+    def open(self, source: Any) -> CubeFile:
+        """The file's header, of the sample's index where the cell names one; or an array's."""
+        if not isinstance(source, str | os.PathLike):
+            return in_memory(np.asarray(source), self.layout or "chw")
+        path = os.fspath(source)
         text, _, index = placed(path)
         suffix = FilePath(text).suffix.lower()
         if index is not None and suffix not in (".h5", ".hdf5", ".npy"):
@@ -90,11 +107,9 @@ class SpectralReader:
                 f"{suffix!r}."
             )
 
-    def probe(self, path: Path) -> dict[str, Any]:
+    def probe(self, source: Any) -> dict[str, Any]:
         """Header facts: bands, height, width, number type, format, place and wavelengths."""
-        file = self.open(path)
-        _, box, _ = placed(path)
-        box = box or file.whole
+        file, path, box = self.located(source)
         nm = self.stated_wavelengths(file, path)
         known = [x for x in nm or () if np.isfinite(x)]
         return {
@@ -109,11 +124,9 @@ class SpectralReader:
             "longest_nm": max(known, default=None),
         }
 
-    def read(self, path: Path, generator: Generator | None = None) -> dict[str, Any]:
-        file = self.open(path)
+    def read(self, source: Any, generator: Generator | None = None) -> dict[str, Any]:
+        file, path, box = self.located(source)
         bands = self.chosen(file, path)
-        _, box, _ = placed(path)
-        box = box or file.whole
         check_box(path, box, file.shape)
         if self.size is not None:
             box = cropped(path, box, self.size, generator)
@@ -128,6 +141,13 @@ class SpectralReader:
         if names is not None:
             sample["names"] = tuple(names[band] for band in bands)
         return sample
+
+    def located(self, source: Any) -> tuple[CubeFile, AnyPath, Box]:
+        """The opened file, what to call it, and the window that is meant."""
+        file = self.open(source)
+        if not isinstance(source, str | os.PathLike):
+            return file, file.path, file.whole
+        return file, source, placed(source)[1] or file.whole
 
     def physical(
         self, file: CubeFile, raw: np.ndarray, bands: Sequence[int]
@@ -146,15 +166,19 @@ class SpectralReader:
         scaled[missing] = np.nan
         return torch.from_numpy(np.ascontiguousarray(scaled, dtype=np.float32))
 
-    def stated_wavelengths(self, file: CubeFile, path: Path) -> tuple[float, ...] | None:
+    def stated_wavelengths(self, file: CubeFile, path: AnyPath) -> tuple[float, ...] | None:
         return self.stated("wavelengths", self.wavelengths, file.wavelengths, file, path)
 
-    def stated_names(self, file: CubeFile, path: Path) -> tuple[str, ...] | None:
+    def stated_names(self, file: CubeFile, path: AnyPath) -> tuple[str, ...] | None:
         return self.stated("names", self.names, file.names, file, path)
 
     @staticmethod
     def stated(
-        what: str, own: tuple[Any, ...], files: tuple[Any, ...] | None, file: CubeFile, path: Path
+        what: str,
+        own: tuple[Any, ...],
+        files: tuple[Any, ...] | None,
+        file: CubeFile,
+        path: AnyPath,
     ) -> tuple[Any, ...] | None:
         if own and len(own) != file.shape[0]:
             raise BadSample(
@@ -163,7 +187,7 @@ class SpectralReader:
             )
         return own or files
 
-    def chosen(self, file: CubeFile, path: Path) -> list[int]:
+    def chosen(self, file: CubeFile, path: AnyPath) -> list[int]:
         """Indices of the wanted bands in the file."""
         names = self.stated_names(file, path) or ()
         found = []
@@ -181,7 +205,22 @@ class SpectralReader:
         return found
 
 
-def cropped(path: Path, box: Box, size: int | tuple[int, int], generator: Generator | None) -> Box:
+def in_memory(array: np.ndarray, layout: str) -> CubeFile:
+    """An array as if it were a file."""
+    name = "an array"
+    if array.dtype.kind not in "uif":
+        raise BadSample(f"{name}: expected real numbers, found {array.dtype}.")
+    shape, axes = as_bands_first(array.shape, layout, name)
+
+    def read(box: Box, bands: Sequence[int]) -> Num[np.ndarray, "c h w"]:
+        return window_of(array, axes, box, bands)
+
+    return CubeFile(name, "array", shape, array.dtype, read)
+
+
+def cropped(
+    path: AnyPath, box: Box, size: int | tuple[int, int], generator: Generator | None
+) -> Box:
     """A window of the wanted size within the box: drawn from the generator, else the middle."""
     tall, wide = (size, size) if isinstance(size, int) else size
     spare_down, spare_right = box.height - tall, box.width - wide
