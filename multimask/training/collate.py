@@ -11,6 +11,7 @@ from multimask.modality import Tokenizer, collate, present
 from multimask.model import MaskedModel
 from multimask.packing import with_picks
 from multimask.tokens import BadSample, Batch, Grid, Masking, Sample, Step, slots_of
+from multimask.training.missing import foreseen
 from multimask.training.reading import Item, Skipped
 
 Window = tuple[Batch, ...]  # the micro-batches of one optimiser step
@@ -38,7 +39,7 @@ class Collate:
     def of(
         cls, model: MaskedModel, masker: Masker | None, seed: int = 0, purpose: str = "masking"
     ) -> "Collate":
-        grids = {name: model.static_grid(name) for name in model.slots}
+        grids = foreseen(model).grids
         return cls(model.tokenizers, model.num_tokens, grids, masker, seed, purpose)
 
     def __call__(self, items: Sequence[Item]) -> Batch:
@@ -80,9 +81,7 @@ class Collate:
         ids = torch.zeros(0, max(k, d), dtype=torch.long)
         return Masking(ids[:, :k], ids[:, :d], torch.zeros(0, total, dtype=torch.bool))
 
-    def sorted_out(
-        self, samples: list[Sample], epoch: int
-    ) -> tuple[list[Sample], list[Skipped]]:
+    def sorted_out(self, samples: list[Sample], epoch: int) -> tuple[list[Sample], list[Skipped]]:
         good, bad = [], []
         for sample in samples:
             try:

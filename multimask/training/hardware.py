@@ -15,8 +15,12 @@ Precision = Literal["32", "bf16", "fp16", "tf32"]
 
 
 def chosen_device(device: str) -> torch.device:
-    """"auto" takes a GPU where there is one. Raises ValueError for a device that is not here."""
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    """ "auto" takes a GPU where there is one. Raises ValueError for a device that is not here."""
+    here = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if device == "auto":
         return torch.device(next(kind for kind, there in here.items() if there))
     try:
@@ -101,6 +105,10 @@ def compiled(modules: list[nn.Module | None], wanted: bool) -> Iterator[None]:
 def ranks() -> int:
     """How many processes take part: as many as `torchrun` started, else one."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_WORLD_SIZE" in os.environ else 1
+
+
+def rank() -> int:
+    return int(os.environ["RANK"]) if ranks() > 1 else 0
 
 
 def placement(device: torch.device) -> dict[str, Any]:
