@@ -1,5 +1,7 @@
 """Batches whose samples differ in size: split into batches that agree, and merged again."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -33,6 +35,8 @@ def taken(batch: Batch, rows: list[int]) -> Batch:
         device = part.rows.device
         if isinstance(part.data, Tensor):
             data = part.data[torch.tensor(keep, device=part.data.device)]
+        elif isinstance(part.data, Mapping):
+            data = {key: rows_of(value, keep, len(had)) for key, value in part.data.items()}
         else:
             data = [part.data[index] for index in keep]
             if len({(item.shape, item.dtype) for item in data}) == 1:
@@ -44,6 +48,13 @@ def taken(batch: Batch, rows: list[int]) -> Batch:
         {name: [values[row] for row in rows] for name, values in batch.labels.items()},
         parts,
     )
+
+
+def rows_of(value: object, keep: list[int], count: int) -> object:
+    """These rows of one entry of a record; what is not one row a sample is shared by all."""
+    if isinstance(value, Tensor) and value.ndim and len(value) == count:
+        return value[torch.tensor(keep, device=value.device)]
+    return value
 
 
 def merged(pieces: list[tuple[list[int], Latents]], size: int) -> Latents:

@@ -90,7 +90,9 @@ class Adapter(Protocol):
     plus modality embedding for the decoder, for visible and hidden tokens alike; `predict` decoder
     features to an answer; `error` of answers against true values, one number a token, not averaged.
     An adapter with `embeds_all = True` is always given all tokens of its modality, hidden ones too
-    (batch statistics as published); the model then picks the visible ones.
+    (batch statistics as published); the model then picks the visible ones. One with
+    `answers_by_place = True` has `predict(features, coords)`: which answer it owes depends on where
+    the token is, as with a head per wavelength.
     """
 
     def embed(
@@ -127,6 +129,16 @@ class BringsAdapter(Protocol):
     """A tokenizer whose modality wants more than linear layers."""
 
     def adapter(self, width: int, decoder_width: int | None) -> torch.nn.Module: ...
+
+
+@runtime_checkable
+class BringsAdapterFor(Protocol):
+    """As `BringsAdapter`, for an adapter that regresses values and so honours the model's `Target`
+    (normalisation; `multimask.nn.adapters.Target`)."""
+
+    def adapter_for(
+        self, width: int, decoder_width: int | None, target: Any
+    ) -> torch.nn.Module: ...
 
 
 def collate(samples: Sequence[Sample], tokenizers: Mapping[str, Tokenizer]) -> Batch:

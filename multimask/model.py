@@ -15,6 +15,7 @@ from multimask.masking.masker import Masker, everything
 from multimask.modality import (
     Adapter,
     BringsAdapter,
+    BringsAdapterFor,
     HasGrid,
     Tokenizer,
     Untokenizes,
@@ -238,15 +239,20 @@ class MaskedModel(nn.Module):
             source = picks.source.get(name)
             if source is None:
                 values = flat.new_zeros(0, self.tokenizers[name].token_dim)
+                coords = flat.new_zeros(0, self.tokenizers[name].coord_dim)
             else:
-                values = tokens.modalities[name].values.flatten(0, 1).index_select(0, source)
+                part = tokens.modalities[name]
+                values = part.values.flatten(0, 1).index_select(0, source)
+                coords = coords_at(part, source)
             stop = start + len(values)
             if inverse is None:
                 at, chosen = torch.arange(start, stop, device=flat.device), flat
             else:
                 at = inverse[start:stop]
                 chosen = flat.index_select(0, at)
-            answers[name] = (self.adapter(name).predict(chosen), values, at)
+            adapter = self.adapter(name)
+            by_place = (coords,) if getattr(adapter, "answers_by_place", False) else ()
+            answers[name] = (adapter.predict(chosen, *by_place), values, at)
             start = stop
         return answers
 
@@ -383,6 +389,8 @@ def slot_count(name: str, tokenizer: Tokenizer, max_tokens: Mapping[str, int]) -
 def default_adapter(
     tokenizer: Tokenizer, width: int, decoder_width: int | None, target: Target
 ) -> nn.Module:
+    if isinstance(tokenizer, BringsAdapterFor):
+        return tokenizer.adapter_for(width, decoder_width, target)
     if isinstance(tokenizer, BringsAdapter):
         return tokenizer.adapter(width, decoder_width)
     return LinearAdapter(tokenizer, width, decoder_width, target)

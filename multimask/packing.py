@@ -21,23 +21,23 @@ def with_picks(
     num_tokens: Mapping[str, int],
 ) -> Masking:
     """Attach the flat lists: `rows` and `num_tokens` tell where each modality's values lie."""
-    exists = masking.exists
-    picks = find_picks(masking.ids, exists, masking.padded, slots, rows, num_tokens)
+    picks = find_picks(masking.ids, masking.alive, masking.padded, slots, rows, num_tokens)
+    decoded_alive = masking.exists.gather(1, masking.decoded_ids)
     decoded = find_picks(
-        masking.decoded_ids, exists, masking.decoded_padded, slots, rows, num_tokens
+        masking.decoded_ids, decoded_alive, masking.decoded_padded, slots, rows, num_tokens
     )
     return replace(masking, picks=picks, decoded_picks=decoded)
 
 
 def find_picks(
     ids: Int[Tensor, "b k"],
-    exists: Bool[Tensor, "b n"],
+    alive: Bool[Tensor, "b k"],
     padded: bool,
     slots: Slots,
     rows: Mapping[str, Int[Tensor, " r"]],
     num_tokens: Mapping[str, int],
 ) -> Picks:
-    """The flat lists of `ids` per modality, rows ascending, and the way back.
+    """The flat lists of the `ids` that are alive, per modality, rows ascending; and the way back.
 
     On a device this waits for it once per modality unless the batch has a single modality that
     every sample has; maskings drawn in the loader are taken apart there, on the host.
@@ -49,7 +49,6 @@ def find_picks(
             start = torch.arange(size, device=ids.device)[:, None] * num_tokens[name]
             return Picks({name: (start + ids).flatten()}, {name: ids.flatten()}, None)
     source, local, order = {}, {}, torch.full((size * k,), -1, device=ids.device)
-    alive = exists.gather(1, ids)
     filled = 0
     for name, where in slots.items():
         if name not in rows:

@@ -103,8 +103,10 @@ class Masking(Movable):
 
     `ids (b, k)` are the tokens that the encoder reads, `decoded_ids (b, d)` those that the decoder
     answers for, both slots of the common axis; `exists (b, n)`. Where `padded` (`decoded_padded`),
-    some ids name tokens that do not exist: they are never attended to nor scored. `picks` and
-    `decoded_picks` are the same ids as flat lists, made where the masking was drawn.
+    some ids name tokens that do not exist: they are never attended to nor scored. Where the number
+    of visible tokens varies, only the first `counts (b,)` of a row's ids are meant and the rest is
+    padding. `picks` and `decoded_picks` are the same ids as flat lists, made where the masking was
+    drawn.
     """
 
     ids: Int[Tensor, "b k"]
@@ -114,10 +116,19 @@ class Masking(Movable):
     decoded_padded: bool = False
     picks: Picks | None = None
     decoded_picks: Picks | None = None
+    counts: Int[Tensor, " b"] | None = None
+
+    @cached_property
+    def alive(self) -> Bool[Tensor, "b k"]:
+        """Which of `ids` are meant and exist."""
+        alive = self.exists.gather(1, self.ids)
+        if self.counts is None:
+            return alive
+        return alive & (torch.arange(self.ids.shape[1], device=alive.device) < self.counts[:, None])
 
     @cached_property
     def visible(self) -> Bool[Tensor, "b n"]:
-        return torch.zeros_like(self.exists).scatter(1, self.ids, True) & self.exists
+        return torch.zeros_like(self.exists).scatter(1, self.ids, self.alive)
 
     @cached_property
     def decoded(self) -> Bool[Tensor, "b n"]:
@@ -135,8 +146,8 @@ class Masking(Movable):
 
     @cached_property
     def valid(self) -> Bool[Tensor, "b k"] | None:
-        """Which of `ids` exist; None when all do."""
-        return self.exists.gather(1, self.ids) if self.padded else None
+        """Which of `ids` are meant and exist; None when all are."""
+        return self.alive if self.padded else None
 
     @cached_property
     def decoded_valid(self) -> Bool[Tensor, "b d"] | None:

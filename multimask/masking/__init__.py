@@ -1,8 +1,9 @@
 """Masking: a rule says who is hidden, a budget how many, a masker is the two together."""
 
-from multimask.masking.budgets import Count, Ratio, num_visible
+from multimask.masking.budgets import Count, Natural, Ratio, num_visible
 from multimask.masking.masker import Context, Masker, everything
 from multimask.masking.rules import Block, Grid, Uniform
+from multimask.masking.tied import Tied
 
 __all__ = [
     "Block",
@@ -10,7 +11,9 @@ __all__ = [
     "Count",
     "Grid",
     "Masker",
+    "Natural",
     "Ratio",
+    "Tied",
     "Uniform",
     "everything",
     "num_visible",

@@ -75,3 +75,27 @@ class Count:
                 "the number of tokens."
             )
         return self.visible, decoded
+
+
+@dataclass(frozen=True)
+class Natural:
+    """Leaves the number of visible tokens to the rule, up to a cap.
+
+    For rules that say `natural = True` and score what they hide at 1 or more. Shapes stay fixed:
+    visible tokens are padded to the cap and attention-masked; a rule that leaves more shows its
+    lowest scores. Args: visible, decoded, caps as shares of all slots.
+    """
+
+    visible: float = 1.0
+    decoded: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.visible <= 1 and 0 < self.decoded <= 1):
+            raise ValueError(
+                f"Natural: visible={self.visible} and decoded={self.decoded} are shares of all "
+                "tokens and must lie above 0 and at most at 1."
+            )
+
+    def __call__(self, n: int) -> tuple[int, int]:
+        visible, decoded = (math.ceil(n * x - 1e-6) for x in (self.visible, self.decoded))
+        return max(1, visible), max(1, decoded)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool
 from torch import Generator, Tensor
 
-from multimask.masking.budgets import Budget, Ratio
+from multimask.masking.budgets import Budget, Natural, Ratio
 from multimask.masking.context import Context
 from multimask.masking.rules import Rule, Ties, Uniform
 from multimask.tokens import Masking
@@ -38,6 +38,11 @@ class Masker:
 
     def counts(self, n: int, context: Context) -> tuple[int, int]:
         """`(k, d)` for n slots, counted in the rule's own units."""
+        if isinstance(self.budget, Natural) and not getattr(self.rule, "natural", False):
+            raise ValueError(
+                f"Masker: {type(self.rule).__name__} does not say how many tokens it hides, so "
+                "budget Natural cannot be used; give a Ratio or a Count."
+            )
         unit = self.rule.unit(context) if isinstance(self.rule, Ties) else 1
         if n % unit:
             raise ValueError(
@@ -55,8 +60,9 @@ class Masker:
                 "every sample needs its own."
             )
         k, d = self.counts(exists.shape[1], context)
-        fewest = self.fewest(exists, context)
-        if fewest < k and not (self.ragged or self.in_place):
+        fewest = existing = self.fewest(exists, context)
+        natural = isinstance(self.budget, Natural)
+        if fewest < k and not (self.ragged or self.in_place or natural):
             raise ValueError(
                 f"Masker: keeps {k} tokens visible, but a sample has only {fewest}. Keep fewer, "
                 "leave such samples out, or set ragged=True (pads and attention-masks)."
@@ -65,7 +71,12 @@ class Masker:
         if not self.in_place:
             scores = scores.masked_fill(~exists, torch.inf)
         ids = scores.argsort(dim=1, stable=True)[:, :k]
-        visible = torch.zeros_like(exists).scatter(1, ids, True)
+        counts = (scores < 1).sum(dim=1).clamp(max=k) if natural else None
+        kept = torch.ones_like(ids, dtype=torch.bool)
+        if counts is not None:
+            kept = torch.arange(k, device=ids.device) < counts[:, None]
+            fewest = min(fewest, int(counts.min())) if len(counts) else fewest
+        visible = torch.zeros_like(exists).scatter(1, ids, kept)
         if self.decoded is None:
             tier = torch.where(exists, visible.float(), 2.0)  # hidden, visible, does not exist
             key = tier + Uniform()(exists, generators, context)
@@ -73,7 +84,9 @@ class Masker:
             key = self.decoded(exists, generators, context).masked_fill(~exists, torch.inf)
         decoded_ids = key.argsort(dim=1, stable=True)[:, :d]
         padded = fewest < (exists.shape[1] if self.in_place else k)
-        return Masking(ids, decoded_ids, exists, padded, decoded_padded=fewest < d)
+        return Masking(
+            ids, decoded_ids, exists, padded, decoded_padded=existing < d, counts=counts
+        )
 
     @staticmethod
     def fewest(exists: Bool[Tensor, "b n"], context: Context) -> int:
