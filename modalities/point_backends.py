@@ -23,7 +23,6 @@ NAMES: tuple[Name, ...] = ("pytorch3d", "tree", "torch")
 VARIABLE = "MULTIMASK_POINT_BACKEND"
 DENSE = 128  # below this many points all distances are cheaper than a tree (measured)
 BLOCK = 2**16  # numbers worked on at a time, so that they stay in a core's cache
-MANY = 2**18  # queries from which threads inside one tree beat threads over trees
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -148,7 +147,6 @@ class Tree:
         k = min(k, points.shape[1])
         if points.shape[1] <= DENSE:
             return on_cpu(nearest_dense, queries, points, k=k, lengths=lengths)
-        work = [len(queries[0]) * len(points[0])] * len(points)
 
         def one(pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
             asked, cloud = pair
@@ -163,13 +161,11 @@ class Tree:
                 from scipy.spatial import KDTree
 
                 tree = KDTree(cloud, compact_nodes=False, balanced_tree=False)
-                index = tree.query(asked, have, workers=1 if len(work) > 1 else threads())[1]
+                index = tree.query(asked, have, workers=1 if len(points) > 1 else threads())[1]
             return index.reshape(len(asked), have).astype(np.int64)
 
         pairs = list(zip(rows(queries, counts), rows(points, lengths), strict=True))
-        alone = self.fast and len(pairs) and len(pairs[0][0]) >= MANY
-        found = [one(pair) for pair in pairs] if alone else over(one, pairs)
-        return stacked(found, (len(pairs), queries.shape[1], k), points.device)
+        return stacked(over(one, pairs), (len(pairs), queries.shape[1], k), points.device)
 
     def within(
         self, queries: Tensor, points: Tensor, k: int, radius: float, lengths: Tensor | None
