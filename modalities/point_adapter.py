@@ -57,7 +57,7 @@ class GroupAdapter(nn.Module):
     Args:
         tokenizer: `PointGroups`. width, decoder_width: of encoder and decoder.
         norm: "l2" squared distances (Point-MAE's default), "l1" distances.
-        embed_visible_only: hidden groups skip the mini-PointNet, which saves a third of a step;
+        embed_visible_only: hidden groups skip the mini-PointNet, which saves a quarter of a step;
             its batch statistics are then those of visible groups. By default, as published, all
             groups pass it while training (in eval mode, where the result is the same, only the
             visible ones).

@@ -153,10 +153,14 @@ def grid(
     scaled = [[None if cell is None else fitted(cell) for cell in row] for row in rows]
     columns = range(max((len(row) for row in scaled), default=0))
     widths = [
-        max((row[c].shape[1] for row in scaled if c < len(row) and row[c] is not None), default=SIDE)
+        max(
+            (row[c].shape[1] for row in scaled if c < len(row) and row[c] is not None), default=SIDE
+        )
         for c in columns
     ]
-    heights = [max((cell.shape[0] for cell in row if cell is not None), default=SIDE) for row in scaled]
+    heights = [
+        max((cell.shape[0] for cell in row if cell is not None), default=SIDE) for row in scaled
+    ]
     per_group = len(widths) // len(groups) if groups else 0
     lefts, left = [], GAP
     for column, width in enumerate(widths):

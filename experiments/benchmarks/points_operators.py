@@ -49,7 +49,7 @@ def farthest_others(cloud: Tensor, count: int) -> dict[str, Callable[[], Tensor]
     if cloud.numel() * count > 2e8:
         made = {}
     if have("fpsample"):
-        from fpsample import fps_sampling
+        from fpsample import fps_sampling  # pyright: ignore[reportMissingImports]
 
         arrays = [c.numpy() for c in cloud]
         made["fpsample"] = lambda: torch.from_numpy(

@@ -80,9 +80,7 @@ class Collate:
         ids = torch.zeros(0, max(k, d), dtype=torch.long)
         return Masking(ids[:, :k], ids[:, :d], torch.zeros(0, total, dtype=torch.bool))
 
-    def sorted_out(
-        self, samples: list[Sample], epoch: int
-    ) -> tuple[list[Sample], list[Skipped]]:
+    def sorted_out(self, samples: list[Sample], epoch: int) -> tuple[list[Sample], list[Skipped]]:
         good, bad = [], []
         for sample in samples:
             try:

@@ -15,8 +15,12 @@ Precision = Literal["32", "bf16", "fp16", "tf32"]
 
 
 def chosen_device(device: str) -> torch.device:
-    """"auto" takes a GPU where there is one. Raises ValueError for a device that is not here."""
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    """ "auto" takes a GPU where there is one. Raises ValueError for a device that is not here."""
+    here = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if device == "auto":
         return torch.device(next(kind for kind, there in here.items() if there))
     try:

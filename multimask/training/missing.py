@@ -22,8 +22,7 @@ def missing_matrix(samples: Samples, names: Iterable[str]) -> Missing:
     modality without a column nothing is known; it is taken to be there."""
     columns = samples.columns
     found = [
-        blanks(columns[name]) if name in columns else np.zeros(len(samples), bool)
-        for name in names
+        blanks(columns[name]) if name in columns else np.zeros(len(samples), bool) for name in names
     ]
     return np.stack(found, axis=1)
 

@@ -120,7 +120,9 @@ class Rows:
     @property
     def columns(self) -> Mapping[str, Sequence[Any]]:
         kept = self.rows.tolist()
-        return {name: [values[row] for row in kept] for name, values in self.samples.columns.items()}
+        return {
+            name: [values[row] for row in kept] for name, values in self.samples.columns.items()
+        }
 
     def with_columns(self, **columns: Sequence[Any]) -> "Rows":
         whole = {}
