@@ -301,14 +301,44 @@ def nearest_dense(
             square += apart
         if lengths is not None:
             beyond = np.arange(n) >= lengths[here, None]
-            square = np.where(beyond[:, None], np.inf, square)
-        if k == 1:
-            answer[here, :, 0] = square.argmin(axis=-1)
-            continue
-        some = np.argpartition(square, min(k, n - 1), axis=-1)[..., :k]
-        order = np.take_along_axis(square, some, axis=-1).argsort(axis=-1, kind="stable")
-        answer[here] = np.take_along_axis(some, order, axis=-1)
+            square[np.broadcast_to(beyond[:, None], square.shape)] = np.inf
+        answer[here] = smallest(square, k)
     return answer
+
+
+def nearest_squares(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distances of small clouds' points to the nearest of the other, both ways, on the CPU.
+
+    The batch stands innermost, so that loops are long and minima are taken side by side.
+    """
+    (b, n, d), m = x.shape, y.shape[1]
+    mine, theirs = (c.detach().permute(2, 1, 0).contiguous().numpy() for c in (x, y))
+    forth, back = x.new_empty(n, b), y.new_empty(m, b)
+    size = max(16, 4 * BLOCK // max(n * m, 1))
+    for at in range(0, b, size):
+        here = slice(at, at + size)
+        square = mine[0, :, None, here] - theirs[0, None, :, here]
+        square *= square
+        for axis in range(1, d):
+            apart = mine[axis, :, None, here] - theirs[axis, None, :, here]
+            apart *= apart
+            square += apart
+        found = torch.from_numpy(square)
+        forth[:, here], back[:, here] = found.amin(dim=1), found.amin(dim=0)
+    return forth.T, back.T
+
+
+def smallest(square: np.ndarray, k: int) -> np.ndarray:
+    """Indices of the k smallest along the last axis, smallest first, ties to the lower index."""
+    if k == 1:
+        return square.argmin(axis=-1)[..., None]
+    if square.dtype != np.float32:
+        return square.argsort(axis=-1, kind="stable")[..., :k]
+    # bits of numbers above zero sort as they do: with the index below them, sorting is whole
+    keys = square.view(np.int32).astype(np.int64) << 32 | np.arange(square.shape[-1])
+    if k < square.shape[-1]:
+        keys.partition(k - 1, axis=-1)
+    return np.sort(keys[..., :k], axis=-1) & 0xFFFFFFFF
 
 
 # --- helpers --------------------------------------------------------------------------------------
