@@ -21,7 +21,7 @@ help:
 	@echo "make clean      remove all that make made, .venv too"
 
 demo: .venv/base.stamp
-	$(BIN)/python experiments/image.py --demo
+	$(BIN)/python experiments/image.py --epochs 120 --seeds 3 --out runs/demo
 
 test: .venv/dev.stamp
 	$(BIN)/pytest

@@ -49,16 +49,17 @@ DIGITS = {
     "normalise": False,
     "lr": 3e-3,
 }
+# photographs: what two cores train in minutes; with a GPU say --size base --image-size 224 ...
 PHOTOGRAPHS = {
     "image_size": 64,
     "patch": 8,
     "channels": 3,
-    "width": 192,
-    "depth": 6,
-    "heads": 3,
-    "decoder_width": 96,
+    "width": 128,
+    "depth": 4,
+    "heads": 4,
+    "decoder_width": 64,
     "decoder_depth": 2,
-    "decoder_heads": 3,
+    "decoder_heads": 4,
     "lr": 1e-3,
 }
 

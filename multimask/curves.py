@@ -15,7 +15,7 @@ FINE = 3  # drawn this many times larger: smooth lines
 SIZE = (760, 430)  # width and height
 MARGINS = (64, 40, 18, 44)  # left, top, right, bottom
 
-Line = Sequence[tuple[float, float]]
+Line = Sequence[tuple[float | int, float | int]]
 
 
 def curves(
@@ -32,7 +32,7 @@ def curves(
     lines = {name: drawable(line, log) for name, line in series.items()}
     xs = [x for line in lines.values() for x, _ in line]
     ys = [y for line in lines.values() for _, y in line]
-    chart = Chart(span(xs), span(ys), log)
+    chart = Chart(span(xs), span(ys), log, all(x == int(x) for x in xs))
     chart.axes(title, x_label, y_label)
     for index, (name, line) in enumerate(lines.items()):
         chart.line(line, COLOURS[index % len(COLOURS)])
@@ -57,8 +57,8 @@ def span(values: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
-def ticks(low: float, high: float, wanted: int = 6) -> list[float]:
-    """Round numbers from low to high, 1, 2 or 5 times a power of ten apart.
+def ticks(low: float, high: float, wanted: int = 6, least: float = 0.0) -> list[float]:
+    """Round numbers from low to high, 1, 2 or 5 times a power of ten apart, at least `least`.
 
     >>> ticks(0, 1, 5)
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
@@ -66,6 +66,7 @@ def ticks(low: float, high: float, wanted: int = 6) -> list[float]:
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
     step = min((m * power for m in (1, 2, 5, 10)), key=lambda s: abs(math.log(s / rough)))
+    step = max(step, least)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(n * step, 12) for n in range(first, last + 1)]
 
@@ -85,8 +86,10 @@ def log_ticks(low: float, high: float) -> list[float]:
 class Chart:
     """A sheet with a frame whose inside shows x and y spans."""
 
-    def __init__(self, x: tuple[float, float], y: tuple[float, float], log: bool) -> None:
-        self.x, self.log = x, log
+    def __init__(
+        self, x: tuple[float, float], y: tuple[float, float], log: bool, whole: bool
+    ) -> None:
+        self.x, self.log, self.whole = x, log, whole  # whole: x counts something
         air = 0.04 * (y[1] - y[0])
         self.y = (y[0] - air, y[1] + air)
         left, top, right, bottom = MARGINS
@@ -109,7 +112,7 @@ class Chart:
             at, text = self.up(y), f"{10**y if self.log else y:.4g}"
             pen.line((self.left, at, self.right, at), fill="#e6e6e6", width=FINE)
             pen.text((self.left - 6 * FINE, at), text, fill=ink, font=font, anchor="rm")
-        for x in ticks(*self.x, wanted=8):
+        for x in ticks(*self.x, wanted=8, least=float(self.whole)):
             at = self.across(x)
             pen.line((at, self.bottom, at, self.bottom + 4 * FINE), fill=ink, width=FINE)
             pen.text((at, self.bottom + 7 * FINE), f"{x:.6g}", fill=ink, font=font, anchor="mt")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from multimask.masking.masker import Masker
@@ -57,7 +58,9 @@ def describe(model: MaskedModel, masker: Masker) -> Description:
     masking = masker(tokens.exists, Step().generators(["sample"], "masking"), model.context(tokens))
     was_training = model.training
     model.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as whole:
+    # in plain products: the counter does not know every device's fused attention
+    plain = sdpa_kernel(SDPBackend.MATH)
+    with torch.no_grad(), plain, FlopCounterMode(display=False) as whole:
         with FlopCounterMode(display=False) as encoding:
             latents = model.encode_visible(tokens, masking)
         with FlopCounterMode(display=False) as decoding:

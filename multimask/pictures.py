@@ -26,7 +26,7 @@ from multimask.tokens import Batch, Step, Tokens
 
 __all__ = ["curves", "grid", "masks", "reconstruction_rows", "save"]
 
-Picture = UInt8[np.ndarray, "h w 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 PAPER, BLANK, INK, FAINT = 255, 246, (30, 30, 30), (130, 130, 130)
 SIDE = 112  # pixels: smaller pictures are enlarged to this, in whole steps
@@ -151,12 +151,9 @@ def grid(
     row. Captions that do not fit are cut.
     """
     scaled = [[None if cell is None else fitted(cell) for cell in row] for row in rows]
-    columns = range(max((len(row) for row in scaled), default=0))
     widths = [
-        max(
-            (row[c].shape[1] for row in scaled if c < len(row) and row[c] is not None), default=SIDE
-        )
-        for c in columns
+        max((cell.shape[1] for cell in column if cell is not None), default=SIDE)
+        for column in zip(*scaled, strict=True)
     ]
     heights = [
         max((cell.shape[0] for cell in row if cell is not None), default=SIDE) for row in scaled

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 KINDS = {"image", "video", "points", "volume", "mri", "skeleton", "spectral"}
 KINDS |= {f"{kind}s" for kind in KINDS}
-FOREIGN = ("entry points",)  # words of Python's own that only sound like a kind
+FOREIGN = ("entry points", "pil image")  # names of others that only sound like a kind
 MAY_SPELL = {"methods", "checkpoints", "cli", "testing"}
 LINKS = {"modalities", "datasets"}
 

@@ -21,14 +21,16 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
-from multimask import evaluation, plugins
+from multimask import evaluation, pictures, plugins
 from multimask.checkpoints.folder import write_whole
+from multimask.cli.data import as_batch
 from multimask.cli.flags import to_yaml
+from multimask.datasets.table import Table
 from multimask.methods.recipe import Recipe
 from multimask.modality import Tokenizer
 from multimask.model import MaskedModel
-from multimask.tokens import Samples
-from multimask.training import FitResult, fit
+from multimask.training.fit import fit
+from multimask.training.result import FitResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +74,8 @@ class Study:
     on test; else losses are all that is reported."""
 
     modalities: Mapping[str, Tokenizer]
-    train: Samples
-    test: Samples
+    train: Table
+    test: Table
     label: str | None
     method_arguments: Mapping[str, Any] = field(default_factory=dict)
 
@@ -180,12 +182,21 @@ def one_seed(flags: RunFlags, study: Study, seed: int, out: Path) -> SeedRun:
         **training,
     )
     recipe.model.save(out / "model")
+    draw_masks(recipe, study, seed, out / "masks.png")
     if study.label is None:
         return SeedRun(fitted, None, None)
     pretrained, random_init = (
         scores(model, study, flags, seed) for model in (recipe.model, initial)
     )
     return SeedRun(fitted, pretrained, random_init)
+
+
+def draw_masks(recipe: Recipe, study: Study, seed: int, file: Path) -> None:
+    """Some held-out samples as several epochs would hide them."""
+    batch, _ = as_batch(study.test.select(range(min(4, len(study.test)))), study.modalities)
+    drawn = pictures.masks(recipe.model, batch, recipe.objective.masker, seed=seed)
+    if drawn is not None:
+        pictures.save(drawn, file)
 
 
 def scores(model: MaskedModel, study: Study, flags: RunFlags, seed: int) -> Scores:
@@ -209,14 +220,14 @@ def summarise(study: Study, runs: Mapping[int, SeedRun]) -> dict[str, Any]:
     metrics: dict[str, Any] = {
         "samples": len(study.train),
         "test_samples": len(study.test),
-        "epochs": first.epochs,
+        "epochs": len(first.epochs),
         "steps": first.steps,
         "loss_first": mean(run.fitted.loss_first for run in runs.values()),
         "loss_last": mean(run.fitted.loss_last for run in runs.values()),
         "loss_val": mean(run.fitted.loss_val for run in runs.values()),
         "samples_per_second": mean(run.fitted.samples_per_second for run in runs.values()),
         "effective_ratio": first.effective_ratio,
-        "peak_memory_mib": first.peak_memory_mib,
+        "peak_memory_mib": max(run.fitted.peak_memory for run in runs.values()),
         "skipped": [list(item) for run in runs.values() for item in run.fitted.skipped],
         "seeds": list(runs),
     }

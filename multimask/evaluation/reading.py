@@ -62,11 +62,12 @@ class Reading(Dataset[Sample | Unread]):
         except (BadSample, OSError) as error:
             return Unread(self.name(index), str(error))
         wanted = {key: value for key, value in sample.items() if key not in self.unwanted}
-        return {"id": str(index), **wanted}
+        return {"id": self.name(index), **wanted}
 
     def name(self, index: int) -> str:
-        columns = getattr(self.samples, "columns", {})
-        return str(columns["id"][index]) if "id" in columns else str(index)
+        ids = getattr(self.samples, "columns", {}).get("id")
+        known = None if ids is None else ids[index]
+        return str(index) if known is None else str(known)
 
 
 @dataclass(frozen=True)

@@ -95,9 +95,13 @@ class LinearAdapter(nn.Module):
         self.proj = nn.Linear(tokenizer.token_dim, width)
         self.pred = nn.Linear(answer_width, tokenizer.token_dim)
         self.position = (position or default)(tokenizer, width)
-        self.decoder_position = (decoder_position or position or default)(tokenizer, answer_width)
         self.name = nn.Parameter(torch.zeros(width)) if named else None
-        self.decoder_name = nn.Parameter(torch.zeros(answer_width))
+        self.decoder_position = self.decoder_name = None  # every weight has a part in every step
+        if decoder_width is not None:
+            self.decoder_position = (decoder_position or position or default)(
+                tokenizer, decoder_width
+            )
+            self.decoder_name = nn.Parameter(torch.zeros(decoder_width))
         self.apply(init_weights)
 
     def embed(self, values: Num[Tensor, "m c"], coords: Num[Tensor, "m p"]) -> Float[Tensor, "m w"]:
@@ -112,6 +116,8 @@ class LinearAdapter(nn.Module):
     def decoder_place(
         self, coords: Num[Tensor, "m p"], slots: Int[Tensor, " m"], grid: Grid | None
     ) -> Float[Tensor, "m w"]:
+        if self.decoder_position is None or self.decoder_name is None:
+            raise ValueError("LinearAdapter: it was built for a model without a decoder.")
         return self.decoder_position(coords, slots, grid) + self.decoder_name
 
     def predict(self, features: Float[Tensor, "m w"]) -> Float[Tensor, "m c"]:

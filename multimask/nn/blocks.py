@@ -161,7 +161,7 @@ class CrossBlock(nn.Module):
         x: Float[Tensor, "b q w"],
         memory: Float[Tensor, "b s w"],
         attend_memory: Attend | None = None,
-        attend_self: Attend | None = None,
+        attend_self: Bool[Tensor, "b 1 1 q"] | None = None,
     ) -> Float[Tensor, "b q w"]:
         if self.self_attn is not None and self.self_norm is not None:
             x = x + self.self_attn(self.self_norm(x), attend_self)

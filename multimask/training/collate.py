@@ -11,6 +11,7 @@ from multimask.modality import Tokenizer, collate, present
 from multimask.model import MaskedModel
 from multimask.packing import with_picks
 from multimask.tokens import BadSample, Batch, Grid, Masking, Sample, Step, slots_of
+from multimask.training.missing import foreseen
 from multimask.training.reading import Item, Skipped
 
 Window = tuple[Batch, ...]  # the micro-batches of one optimiser step
@@ -38,7 +39,7 @@ class Collate:
     def of(
         cls, model: MaskedModel, masker: Masker | None, seed: int = 0, purpose: str = "masking"
     ) -> "Collate":
-        grids = {name: model.static_grid(name) for name in model.slots}
+        grids = foreseen(model).grids
         return cls(model.tokenizers, model.num_tokens, grids, masker, seed, purpose)
 
     def __call__(self, items: Sequence[Item]) -> Batch:

@@ -107,6 +107,10 @@ def ranks() -> int:
     return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_WORLD_SIZE" in os.environ else 1
 
 
+def rank() -> int:
+    return int(os.environ["RANK"]) if ranks() > 1 else 0
+
+
 def placement(device: torch.device) -> dict[str, Any]:
     """Arguments that tell Lightning where to run."""
     if ranks() > 1:

@@ -1,9 +1,8 @@
 """What the data lack, known before anything is read, and what that leaves to be visible."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -12,7 +11,9 @@ from multimask.masking.budgets import Count
 from multimask.masking.context import Context
 from multimask.masking.masker import Masker
 from multimask.masking.rules import Ties
+from multimask.model import MaskedModel
 from multimask.tokens import Samples, Slots
+from multimask.training.reading import blanks
 
 Missing = Bool[np.ndarray, "rows modalities"]
 
@@ -27,17 +28,14 @@ def missing_matrix(samples: Samples, names: Iterable[str]) -> Missing:
     return np.stack(found, axis=1)
 
 
-def blanks(column: Sequence[Any]) -> Bool[np.ndarray, " rows"]:
-    known = getattr(column, "missing", None)  # a column that knows it at once
-    if isinstance(known, np.ndarray):
-        return known
-    empty = (entry is None or (isinstance(entry, str) and not entry) for entry in column)
-    return np.fromiter(empty, bool, len(column))
-
-
 def tokens_per_row(missing: Missing, slots: Slots) -> Int[np.ndarray, " rows"]:
     """How many tokens a row has, every modality that is there filling its slots."""
     return ~missing @ np.array([len(where) for where in slots.values()])
+
+
+def foreseen(model: MaskedModel) -> Context:
+    """What a masker may know before any sample is read."""
+    return Context(model.slots, {name: model.static_grid(name) for name in model.slots}, True)
 
 
 def settled(
@@ -79,7 +77,7 @@ def settled(
 
 
 def told(
-    asked: int, visible: int, missing: Missing, slots: Slots, names: Sequence[str], share: float
+    asked: int, visible: int, missing: Missing, slots: Slots, names: list[str], share: float
 ) -> str:
     """The sentence that says why fewer tokens stay visible than were asked for."""
     counts = tokens_per_row(missing, slots)

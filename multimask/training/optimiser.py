@@ -31,14 +31,14 @@ class Schedule:
         return self.floor + (self.peak - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def warmup_steps(warmup: float, total: int) -> int:
+def warmup_steps(warmup: float | int, total: int) -> int:
     """A whole number of steps as given; a share of all steps otherwise.
 
     >>> warmup_steps(0.05, 200), warmup_steps(7, 200)
     (10, 7)
     """
     steps = warmup if isinstance(warmup, int) else math.floor(warmup * total + 1e-6)
-    if not (0 <= warmup and steps <= total):
+    if not (warmup >= 0 and steps <= total):
         raise ValueError(
             f"fit: warmup={warmup} must be a share of the steps in [0, 1], or a number of steps "
             f"up to {total}."

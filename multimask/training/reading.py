@@ -1,11 +1,12 @@
 """What a loader's worker does for one sample: read it, or say why not."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Generator
 from torch.utils.data import Dataset
 
@@ -70,12 +71,22 @@ class Reading(Dataset[Item]):
         return str(index) if known is None else str(known)
 
 
+def blanks(column: Sequence[Any]) -> Bool[np.ndarray, " rows"]:
+    """Where a column has nothing: None or blank text."""
+    known = getattr(column, "missing", None)  # a column that knows it at once
+    if isinstance(known, np.ndarray):
+        return known
+    empty = (entry is None or (isinstance(entry, str) and not entry) for entry in column)
+    return np.fromiter(empty, bool, len(column))
+
+
 # --- samples in a list, and some rows of samples --------------------------------------------------
 
 
-def as_samples(samples: Samples | Sequence[Sample]) -> Samples:
-    """What has columns as it is; a plain list of samples with columns looked up in it."""
-    return samples if isinstance(samples, Samples) else Listed(tuple(samples))
+def as_samples(samples: Samples | Sequence[Sample], names: Iterable[str] = ()) -> Samples:
+    """What has columns as it is; a plain list of samples with columns looked up in it, these names
+    among them."""
+    return samples if isinstance(samples, Samples) else Listed(tuple(samples), tuple(names))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +94,7 @@ class Listed:
     """Samples held in memory. Its columns only tell which keys a sample has, and its id."""
 
     items: tuple[Sample, ...]
+    names: tuple[str, ...] = ()
     extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -96,12 +108,36 @@ class Listed:
 
     @property
     def columns(self) -> Mapping[str, Sequence[Any]]:
-        names = sorted({name for item in self.items for name in item})
+        return self.looked_up
+
+    @cached_property
+    def looked_up(self) -> Mapping[str, Sequence[Any]]:
+        names = sorted({*self.names, *(name for item in self.items for name in item)})
         found = {name: [item.get(name) for item in self.items] for name in names}
         return {**found, **self.extra}
 
     def with_columns(self, **columns: Sequence[Any]) -> "Listed":
-        return Listed(self.items, {**self.extra, **columns})
+        return Listed(self.items, self.names, {**self.extra, **columns})
+
+
+class ChosenColumns(Mapping[str, Sequence[Any]]):
+    """Columns of some rows. A column is gathered when it is first asked for."""
+
+    def __init__(self, columns: Mapping[str, Sequence[Any]], rows: Int[np.ndarray, " n"]) -> None:
+        self.columns, self.rows = columns, rows
+        self.gathered: dict[str, list[Any]] = {}
+
+    def __getitem__(self, name: str) -> Sequence[Any]:
+        if name not in self.gathered:
+            values = self.columns[name]
+            self.gathered[name] = [values[row] for row in self.rows.tolist()]
+        return self.gathered[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,10 +155,11 @@ class Rows:
 
     @property
     def columns(self) -> Mapping[str, Sequence[Any]]:
-        kept = self.rows.tolist()
-        return {
-            name: [values[row] for row in kept] for name, values in self.samples.columns.items()
-        }
+        return self.chosen
+
+    @cached_property
+    def chosen(self) -> ChosenColumns:
+        return ChosenColumns(self.samples.columns, self.rows)
 
     def with_columns(self, **columns: Sequence[Any]) -> "Rows":
         whole = {}

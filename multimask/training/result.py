@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from multimask.masking.masker import Masker
 
+Record = dict[str, float | int]  # of an epoch
+
 
 class TrainingError(ValueError):
     """A run that cannot go on: the loss is no number, or too many samples are bad."""
@@ -24,7 +26,7 @@ class FitResult:
     effective_ratio: hidden tokens over existing ones, in all draws.
     """
 
-    epochs: tuple[dict[str, float], ...]
+    epochs: tuple[Record, ...]
     losses: tuple[float, ...]
     steps: int
     seconds: float

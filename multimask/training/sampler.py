@@ -1,7 +1,7 @@
 """Which samples make up which step: a function of seed and epoch, without state."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +11,8 @@ from torch.utils.data import Sampler
 from multimask.tokens import sample_generator
 
 
-class Draw(NamedTuple):
+@dataclass(frozen=True)
+class Draw:
     """One reading of one sample: its randomness comes from its id and this epoch."""
 
     index: int

@@ -17,24 +17,35 @@ from multimask.objectives.base import Objective
 from multimask.tokens import Batch, Step, Term, sample_generator
 from multimask.training.clock import Clock
 from multimask.training.collate import Window
-from multimask.training.optimiser import Schedule, adamw, scheduled
+from multimask.training.optimiser import Schedule, adamw, scheduled, warmup_steps
 from multimask.training.result import TrainingError
 from multimask.training.tape import Sums, Tape
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a step needs to know about the run. `fused`: the one-kernel optimiser."""
+    """What a step needs to know about the run. lr: at its peak. fused: the one-kernel optimiser."""
 
     seed: int
     batch_size: int
     num_rows: int
     steps_per_epoch: int
-    schedule: Schedule
+    epochs: int
+    lr: float
     betas: tuple[float, float]
     weight_decay: float
+    warmup: float | int
+    min_lr: float
     fused: bool
-    log_every: int
+
+    @property
+    def schedule(self) -> Schedule:
+        total = self.epochs * self.steps_per_epoch
+        return Schedule(self.lr, total, warmup_steps(self.warmup, total), self.min_lr)
+
+    @property
+    def log_every(self) -> int:
+        return min(50, max(1, self.steps_per_epoch // 10))
 
     @property
     def identity(self) -> dict[str, int]:
@@ -102,10 +113,13 @@ class Shell(L.LightningModule):
         return loss
 
     def terms(self, batch: Batch, step: Step) -> dict[str, Term]:
-        """The objective's; zeros under the same names for a batch of which nothing was read."""
+        """The objective's. Of a batch of which nothing was read none; among several ranks zeros
+        under the usual names, because the others wait for them."""
         if batch.size:
             return self.objective(self.model, batch.to(self.device, non_blocking=True), step)
-        if self.trainer.world_size > 1 and not self.tape.names:
+        if self.trainer.world_size == 1:
+            return {}
+        if not self.tape.names:
             raise TrainingError(f"fit: nothing in the first batch could be read; {first_of(batch)}")
         zero = torch.zeros((), device=self.device)
         return {name: Term(zero, zero) for name in self.tape.names}
@@ -125,8 +139,10 @@ class Shell(L.LightningModule):
         return self.over_ranks(sums)
 
     def over_ranks(self, counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if not counts:
-            return {}
+        if not counts or self.trainer.world_size == 1:
+            return {
+                name: count.to(self.device, non_blocking=True) for name, count in counts.items()
+            }
         together = torch.stack([count.float() for count in counts.values()])
         together = together.to(self.device, non_blocking=True)
         return dict(zip(counts, self.reduced(together, "sum"), strict=True))
@@ -153,12 +169,11 @@ class Shell(L.LightningModule):
     def configure_optimizers(self) -> Any:
         run = self.run
         modules = (self.model, self.objective)
-        peak = run.schedule.peak
-        optimizer = adamw(modules, peak, run.betas, run.weight_decay, run.fused)
+        optimizer = adamw(modules, run.lr, run.betas, run.weight_decay, run.fused)
         scheduler = {"scheduler": scheduled(optimizer, run.schedule), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
-    def optimizer_zero_grad(self, *args: Any) -> None:
+    def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: it would come after the first micro-batches' backward."""
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -176,7 +191,7 @@ class Shell(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         self.clock.start()
 
-    def on_train_batch_end(self, *args: Any) -> None:
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         last = self.trainer.is_last_batch
         if last or self.global_step % self.run.log_every == 0:
             self.tape.flush(self.reduced)
@@ -185,22 +200,24 @@ class Shell(L.LightningModule):
 
     def report(self) -> None:
         """The last step's numbers, to the loggers."""
-        row = {"loss_step": self.tape.losses[-1], "lr_step": self.lr}
+        row = {"loss_step": self.tape.losses[-1], "lr_step": self.last_lr}
         for logger in self.loggers:
             logger.log_metrics(row, step=self.global_step)
 
     @property
-    def lr(self) -> float:
-        return self.trainer.optimizers[0].param_groups[0]["lr"]
+    def last_lr(self) -> float:
+        """The rate of the last step; the optimiser holds the next one's already."""
+        return self.run.schedule(self.global_step - 1)
 
     def on_train_epoch_end(self) -> None:
         self.tape.flush(self.reduced)
+        self.tape.gather(self.trainer.world_size)
         self.tape.check()
         terms, self.tape.sums = self.tape.sums.averages(self.reduced), Sums()
         record = {
             **losses("loss", terms),
             **self.beside,
-            "lr": self.lr,
+            "lr": self.last_lr,
             "samples_per_second": self.clock.end_epoch(),
         }
         self.beside = {}
@@ -212,6 +229,10 @@ class Shell(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.held_out = Sums()
+        if self.trainer.world_size > 1:  # a rank may have no rows; the others wait for its zeros
+            zero = torch.zeros((), device=self.device)
+            for name in self.tape.names:
+                self.held_out.add(name, zero, zero)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.tape.note([batch])
@@ -229,8 +250,8 @@ class Shell(L.LightningModule):
     # --- checkpoints ------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.tape.flush(self.reduced)
-        checkpoint["multimask"] = {"identity": self.run.identity, "tape": self.tape.state()}
+        tape = self.tape.state(self.reduced, self.trainer.world_size)
+        checkpoint["multimask"] = {"identity": self.run.identity, "tape": tape}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("multimask")
@@ -243,7 +264,7 @@ class Shell(L.LightningModule):
                     f"this run has {name}={value}; its batches would not be the same."
                 )
         check_weights(checkpoint["state_dict"], self.state_dict())
-        self.tape.load(saved["tape"])
+        self.tape.load(saved["tape"], self.global_rank)
 
 
 def losses(prefix: str, terms: Mapping[str, float]) -> dict[str, float]:

@@ -3,14 +3,15 @@
 import csv
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from multimask.tokens import Batch
-from multimask.training.result import TrainingError
+from multimask.training.result import Record, TrainingError
 
 EARLY = 50  # samples after which a bad share is trusted
 Reduce = Callable[[Tensor, str], Tensor]  # over ranks, "sum" or "mean"
@@ -27,31 +28,61 @@ class Sums:
         pair = pair if pair.device.type == "mps" else pair.double()
         self.of[name] = pair if name not in self.of else self.of[name].to(pair) + pair
 
-    def averages(self, reduce: Reduce) -> dict[str, float]:
-        """Each term's total over its count, over all ranks."""
+    def pairs(self, reduce: Reduce) -> dict[str, list[float]]:
+        """Each term's [total, count] over all ranks; every rank takes part."""
         if not self.of:
             return {}
-        pairs = reduce(torch.stack(list(self.of.values())), "sum").tolist()
-        return {
-            name: total / max(count, 1.0)
-            for name, (total, count) in zip(self.of, pairs, strict=True)
-        }
+        return dict(
+            zip(self.of, reduce(torch.stack(list(self.of.values())), "sum").tolist(), strict=True)
+        )
+
+    def averages(self, reduce: Reduce) -> dict[str, float]:
+        return {n: total / max(count, 1.0) for n, (total, count) in self.pairs(reduce).items()}
+
+
+@dataclass
+class Seen:
+    """Draws, those of them that were bad, and tokens in the others; reasons by id."""
+
+    draws: int = 0
+    bad: int = 0
+    existing: int = 0
+    shown: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def note(self, batch: Batch) -> None:
+        """Runs on the host."""
+        self.draws += batch.size + len(batch.skipped)
+        self.bad += len(batch.skipped)
+        self.skipped.update(batch.skipped)
+        if batch.masking is not None:
+            ids, valid = batch.masking.ids, batch.masking.valid
+            self.existing += int(batch.masking.exists.sum())
+            self.shown += ids.numel() if valid is None else int(valid.sum())
+
+    def __add__(self, other: "Seen") -> "Seen":
+        return Seen(
+            self.draws + other.draws,
+            self.bad + other.bad,
+            self.existing + other.existing,
+            self.shown + other.shown,
+            self.skipped | other.skipped,
+        )
 
 
 class Tape:
     """Survives a resume: `state` goes into the checkpoint as plain numbers and text.
 
-    losses: of every step. epochs: a record each. skipped: reason by id. seen and bad: draws.
-    existing, shown: tokens in those draws. names: of the terms, once known.
+    losses: of every step. epochs: a record each. names: of the terms, once known. seen: by all
+    ranks, as of the last `gather`; fresh: by this rank since then.
     """
 
     def __init__(self, max_bad: float) -> None:
         self.max_bad = max_bad
         self.losses: list[float] = []
-        self.epochs: list[dict[str, float]] = []
-        self.skipped: dict[str, str] = {}
-        self.seen = self.bad = self.existing = self.shown = 0
+        self.epochs: list[Record] = []
         self.names: tuple[str, ...] = ()
+        self.seen, self.fresh = Seen(), Seen()
         self.sums = Sums()
         self.pending: list[tuple[tuple[str, ...], Tensor]] = []
 
@@ -90,54 +121,64 @@ class Tape:
     # --- samples ----------------------------------------------------------------------------------
 
     def note(self, batches: Iterable[Batch]) -> None:
-        """Count what batches held and what was left out of them. Runs on the host."""
+        """Count what batches held and what was left out of them."""
         for batch in batches:
-            self.seen += batch.size + len(batch.skipped)
-            self.bad += len(batch.skipped)
-            self.skipped.update((name, why) for name, why in batch.skipped)
-            if batch.masking is not None:
-                ids, valid = batch.masking.ids, batch.masking.valid
-                self.existing += int(batch.masking.exists.sum())
-                self.shown += ids.numel() if valid is None else int(valid.sum())
-        if self.seen >= EARLY:
+            self.fresh.note(batch)
+        if self.seen.draws + self.fresh.draws >= EARLY:
             self.check()
 
     def check(self) -> None:
         """Raises TrainingError when too large a share of the draws was bad."""
-        if self.bad > self.max_bad * self.seen:
-            name, why = next(iter(self.skipped.items()))
+        draws, bad = self.seen.draws + self.fresh.draws, self.seen.bad + self.fresh.bad
+        if bad > self.max_bad * draws:
+            name, why = next(iter((self.seen + self.fresh).skipped.items()))
             raise TrainingError(
-                f"fit: {self.bad} of {self.seen} samples ({self.bad / self.seen:.0%}) could not be "
-                f"used, more than max_bad={self.max_bad:.0%} allows; the first is {name!r}: {why}"
+                f"fit: {bad} of {draws} samples ({bad / draws:.0%}) could not be used, more than "
+                f"max_bad={self.max_bad:.0%} allows; the first is {name!r}: {why}"
             )
 
+    def gather(self, ranks: int) -> None:
+        """Put together what the ranks saw; every rank takes part."""
+        found: list[Any] = [self.fresh]
+        if ranks > 1:
+            found = [None] * ranks
+            distributed.all_gather_object(found, self.fresh)
+        self.seen, self.fresh = sum(found, self.seen), Seen()
+
     def write_skipped(self, file: Path) -> None:
-        if self.skipped:
+        if self.seen.skipped:
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("w", newline="", encoding="utf-8") as stream:
-                csv.writer(stream).writerows([("id", "reason"), *self.skipped.items()])
+                csv.writer(stream).writerows([("id", "reason"), *self.seen.skipped.items()])
 
     def summary(self) -> str:
         """One sentence about what was skipped."""
-        names = list(self.skipped)
+        names = list(self.seen.skipped)
         first, more = names[0], f" and {len(names) - 1} more" if len(names) > 1 else ""
         return (
             f"{len(names)} samples could not be used and were left out: {first!r} "
-            f"({self.skipped[first]}){more}."
+            f"({self.seen.skipped[first]}){more}."
         )
 
     # --- checkpoints ------------------------------------------------------------------------------
 
-    PLAIN = ("losses", "epochs", "skipped", "seen", "bad", "existing", "shown", "names")
+    def state(self, reduce: Reduce, ranks: int) -> dict[str, Any]:
+        """Of all ranks together; every rank takes part."""
+        self.flush(reduce)
+        self.gather(ranks)
+        return {
+            "losses": self.losses,
+            "epochs": self.epochs,
+            "names": self.names,
+            "seen": asdict(self.seen),
+            "sums": self.sums.pairs(reduce),
+        }
 
-    def state(self) -> dict[str, Any]:
-        sums = {name: pair.tolist() for name, pair in self.sums.of.items()}
-        return {**{name: getattr(self, name) for name in self.PLAIN}, "sums": sums}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        for name in self.PLAIN:
-            setattr(self, name, state[name])
-        self.names = tuple(self.names)
+    def load(self, state: Mapping[str, Any], rank: int) -> None:
+        self.losses, self.epochs = state["losses"], state["epochs"]
+        self.names, self.seen = tuple(state["names"]), Seen(**state["seen"])
+        share = 1.0 if rank == 0 else 0.0  # one rank goes on with the sums of all
         self.sums.of = {
-            name: torch.tensor(pair, dtype=torch.float64) for name, pair in state["sums"].items()
+            name: torch.tensor(pair, dtype=torch.float64) * share
+            for name, pair in state["sums"].items()
         }

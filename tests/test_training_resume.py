@@ -1,0 +1,227 @@
+"""A run may be killed at any moment; what follows is what would have followed, to the bit."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from multimask import Count, MaskedModel, Masker, Objective, Reconstruction, Uniform
+from multimask.modalities.image import ImagePatches
+from multimask.nn.encoders import Encoder
+from multimask.nn.teacher import Teacher
+from multimask.tokens import Batch, Sample, Step, Term
+from multimask.training import TrainingError, fit
+from multimask.training.checkpoints import KeepLast
+
+SIZES = {"a": 8, "b": 12}
+
+
+def model(drop_path: float = 0.3) -> MaskedModel:
+    """With drop path: device-side randomness has to come back, too."""
+    torch.manual_seed(0)
+    tokenizers = {name: ImagePatches(size, 4, channels=1) for name, size in SIZES.items()}
+    encoder = Encoder(16, depth=2, heads=2, drop_path=drop_path)
+    return MaskedModel(tokenizers, encoder, decoder_width=16, decoder_depth=1)
+
+
+class WithTeacher(Reconstruction):
+    """Reconstruction, and closeness to an EMA teacher through a head of its own."""
+
+    def __init__(self, model: MaskedModel, knows: bool = False) -> None:
+        super().__init__(Masker(Uniform(), Count(3, 10)))
+        torch.manual_seed(1)
+        self.teacher, self.head = Teacher(model, decay=0.9), nn.Linear(16, 16)
+        self.head.to(next(model.parameters()))
+        self.knows = knows
+
+    def counts(self, model: MaskedModel, batch: Batch) -> dict[str, Tensor]:
+        if not self.knows:
+            return {}
+        return {**super().counts(model, batch), "teacher": torch.tensor(float(batch.size))}
+
+    def forward(self, model: MaskedModel, batch: Batch, step: Step) -> dict[str, Term]:
+        with torch.no_grad():
+            wanted = self.teacher(batch).mean()
+        error = (self.head(model.encode(batch).mean()) - wanted).square().sum()
+        count = torch.tensor(float(batch.size))
+        return {**super().forward(model, batch, step), "teacher": Term(error, count)}
+
+    def after_step(self, model: MaskedModel) -> None:
+        self.teacher.follow(model)
+
+
+def rows() -> list[Sample]:
+    generator = Generator().manual_seed(0)
+    made: list[Sample] = []
+    for index in range(27):
+        parts = {n: torch.rand(1, s, s, generator=generator) for n, s in SIZES.items()}
+        made.append({"id": str(index), **parts})
+    made[3] = {"id": "3"}  # has nothing: skipped
+    return made
+
+
+def run(
+    out: Path, made: MaskedModel | None = None, knows: bool = False, **how: Any
+) -> tuple[Tensor, Any]:
+    """4 epochs of 5 steps: all weights, the objective's too, and the result."""
+    made = made or model()
+    objective: Objective = WithTeacher(made, knows)
+    settings: dict[str, Any] = {"epochs": 4, "batch_size": 4, "accumulate": 2, "lr": 0.05}
+    settings |= {"validation": 0.2, "pictures": False, "progress": False, "out": out} | how
+    result = fit(made, objective, rows(), **settings)
+    modules = (made, objective)
+    return torch.cat([p.detach().flatten() for m in modules for p in m.parameters()]), result
+
+
+def same(result: Any, other: Any) -> None:
+    assert result.losses == other.losses
+    assert (result.skipped, result.seen, result.steps) == (other.skipped, other.seen, other.steps)
+    assert result.effective_ratio == other.effective_ratio
+    for ours, theirs in zip(result.epochs, other.epochs, strict=True):
+        timeless = [{k: v for k, v in r.items() if "second" not in k} for r in (ours, theirs)]
+        assert timeless[0] == timeless[1]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tensor, Any]:
+    return run(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("stop", [1, 5, 7, 14, 20])
+def test_a_run_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path, uninterrupted: tuple[Tensor, Any], stop: int
+) -> None:
+    """Stopped within an epoch (1, 7, 14), at its end (5) and when all is done (20)."""
+    whole, expected = uninterrupted
+    run(tmp_path / "cut", limit_steps=stop)
+    resumed, result = run(tmp_path / "cut", resume=tmp_path / "cut" / "checkpoints" / "last.ckpt")
+    assert torch.equal(whole, resumed)
+    same(result, expected)
+
+
+def test_it_may_be_stopped_twice_and_read_otherwise(
+    tmp_path: Path, uninterrupted: tuple[Tensor, Any]
+) -> None:
+    whole, expected = uninterrupted
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    run(tmp_path / "cut", limit_steps=7)
+    run(tmp_path / "cut", limit_steps=13, resume=last, workers=2)
+    resumed, result = run(tmp_path / "cut", resume=last)
+    assert torch.equal(whole, resumed)
+    same(result, expected)
+    assert (tmp_path / "cut" / "log" / "metrics.csv").exists()
+    assert (tmp_path / "cut" / "log" / "resumed-2" / "metrics.csv").exists()
+
+
+def test_a_checkpoint_within_an_epoch_is_exact(
+    tmp_path: Path, uninterrupted: tuple[Tensor, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written because time had passed, the run killed steps later."""
+    whole, expected = uninterrupted
+    written: list[int] = []
+
+    class Kill(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+            if trainer.global_step == 14:
+                raise RuntimeError("killed")
+
+    save, built = KeepLast.save, KeepLast.__init__
+
+    def noted(self: KeepLast, trainer: L.Trainer) -> None:
+        written.append(trainer.global_step)
+        save(self, trainer)
+
+    def often(self: KeepLast, file: Path) -> None:
+        built(self, file, minutes=0.0, look_every=4)
+
+    monkeypatch.setattr(KeepLast, "save", noted)
+    monkeypatch.setattr(KeepLast, "__init__", often)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(tmp_path / "cut", callbacks=[Kill()])
+    assert written == [4, 5, 8, 10, 12]
+    resumed, result = run(tmp_path / "cut", resume=tmp_path / "cut" / "checkpoints" / "last.ckpt")
+    assert torch.equal(whole, resumed)
+    same(result, expected)
+
+
+def test_a_checkpoint_holds_no_code(tmp_path: Path) -> None:
+    run(tmp_path, limit_steps=3)
+    files = {file.name for file in (tmp_path / "checkpoints").iterdir()}
+    assert files == {"last.ckpt"}  # nothing half-written stays
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"seed": 1}, "written with seed=0, this run has seed=1"),
+        ({"batch_size": 2}, "written with batch_size=4, this run has batch_size=2"),
+        ({"validation": 0.4}, "written with rows=22, this run has rows=16"),
+    ],
+)
+def test_another_run_is_refused(tmp_path: Path, how: dict[str, Any], message: str) -> None:
+    run(tmp_path, limit_steps=2)
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, resume=tmp_path / "checkpoints" / "last.ckpt", **how)
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, limit_steps=2)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    torch.manual_seed(0)
+    other = MaskedModel(model().tokenizers, Encoder(16, 1, 2), decoder_width=16, decoder_depth=1)
+    with pytest.raises(ValueError, match=r"resume: weights .* have shape .* build the same model"):
+        run(tmp_path, other, resume=last)
+    for damage in (last.read_bytes()[:1000], b"", b"noise"):
+        last.write_bytes(damage)
+        with pytest.raises(ValueError, match="not a whole checkpoint"):
+            run(tmp_path, resume=last)
+
+
+def test_a_bad_share_is_remembered(tmp_path: Path) -> None:
+    run(tmp_path, limit_steps=12)
+    with pytest.raises(TrainingError, match=r"max_bad=1%"):
+        run(tmp_path, resume=tmp_path / "checkpoints" / "last.ckpt", max_bad=0.01)
+
+
+SCRIPT = """
+import os, sys, torch
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_training_resume import model, run
+torch.set_num_threads(1)
+out, accumulate = Path(sys.argv[2]), int(sys.argv[3])
+how = dict(accumulate=accumulate, knows=accumulate > 1, epochs=2, progress=True)
+weights, result = run(out, model(drop_path=0.0).double(), **how)
+if os.environ.get("RANK", "0") == "0":
+    torch.save((weights, result.losses, [r["loss_val"] for r in result.epochs]), out / "end.pt")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_ranks_equal_one(tmp_path: Path, accumulate: int) -> None:
+    """Counts differ between ranks, and one rank gets the sample that cannot be read (accumulate=2:
+    alone in its micro-batch). With accumulate=1 no count is known ahead."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    ends = []
+    for ranks in (1, 2):
+        out = tmp_path / str(ranks)
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        arguments = [str(script), str(Path(__file__).parent), str(out), str(accumulate)]
+        command = [sys.executable, *(torchrun if ranks > 1 else []), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.strip().splitlines()) == 2  # a line an epoch, from one rank
+        ends.append(torch.load(out / "end.pt"))
+    (weights, losses, held), (weights_2, losses_2, held_2) = ends
+    assert losses_2 == pytest.approx(losses, rel=1e-5)
+    assert held_2 == pytest.approx(held, rel=1e-5)
+    torch.testing.assert_close(weights_2, weights, rtol=0, atol=1e-6)
