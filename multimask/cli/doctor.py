@@ -121,6 +121,6 @@ def broken(name: str) -> str | None:
         return None
     try:
         importlib.import_module(name)
-    except Exception as error:  # noqa: BLE001 - whatever it raises is the finding
+    except Exception as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"
     return None

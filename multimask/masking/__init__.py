@@ -1,6 +1,7 @@
 """Masking: a rule says who is hidden, a budget how many, a masker is the two together."""
 
 from multimask.masking.budgets import Count, Ratio, num_visible
+from multimask.masking.lattices import RunningCell, Slab, Tube
 from multimask.masking.masker import Context, Masker, everything
 from multimask.masking.rules import Block, Grid, Uniform
 
@@ -11,6 +12,9 @@ __all__ = [
     "Grid",
     "Masker",
     "Ratio",
+    "RunningCell",
+    "Slab",
+    "Tube",
     "Uniform",
     "everything",
     "num_visible",
