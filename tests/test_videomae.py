@@ -299,7 +299,21 @@ def official_keys(depth: int, decoder_depth: int) -> list[str]:
         for i in range(count):
             keys += [
                 f"{end}.blocks.{i}.{part}"
-                for part in ["norm1.weight", "norm1.bias", "attn.q_bias", "attn.v_bias", "attn.qkv.weight", "attn.proj.weight", "attn.proj.bias", "norm2.weight", "norm2.bias", "mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight", "mlp.fc2.bias"]
+                for part in [
+                    "norm1.weight",
+                    "norm1.bias",
+                    "attn.q_bias",
+                    "attn.v_bias",
+                    "attn.qkv.weight",
+                    "attn.proj.weight",
+                    "attn.proj.bias",
+                    "norm2.weight",
+                    "norm2.bias",
+                    "mlp.fc1.weight",
+                    "mlp.fc1.bias",
+                    "mlp.fc2.weight",
+                    "mlp.fc2.bias",
+                ]
             ]
         keys += [f"{end}.norm.weight", f"{end}.norm.bias"]
     return [*keys, "encoder_to_decoder.weight", "decoder.head.weight", "decoder.head.bias"]
