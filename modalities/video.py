@@ -70,7 +70,8 @@ class Tubelets:
             value = getattr(self, name)
             if not isinstance(value, int | float) and len(value) != self.channels:
                 raise ValueError(
-                    f"Tubelets: {name}={value} must be one number or {self.channels}, one a channel."
+                    f"Tubelets: {name}={value} must be one number or {self.channels}, "
+                    "one a channel."
                 )
         if min(np.atleast_1d(self.std)) <= 0:
             raise ValueError(f"Tubelets: std={self.std} must be positive.")

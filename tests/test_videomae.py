@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ from multimask.tokens import Batch, Masking, Part, Step, slots_of
 
 FRAMES, SIZE, PATCH, SAMPLES = 8, 32, 8, 2
 BOX = (2, PATCH, PATCH)
-SMALL = {
+SMALL: dict[str, Any] = {
     "width": 48,
     "depth": 2,
     "heads": 4,

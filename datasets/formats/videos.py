@@ -60,8 +60,9 @@ class VideoReader:
     threads: int = 1
     max_pixels: int = 8192 * 8192
 
-    suffixes = tuple(
-        ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .wmv .flv .ogv .3gp .gif".split()
+    suffixes = (
+        *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"),
+        *(".ts", ".wmv", ".flv", ".ogv", ".3gp", ".gif"),
     )
     """What a folder's files must end in (any case) to be taken for clips."""
 
