@@ -49,10 +49,11 @@ class Crop:
 
     def cut(self, pixels: Num[Tensor, "c h w"], shrunk: int = 1) -> Num[Tensor, "c tall wide"]:
         """The crop of a picture that was decoded `shrunk` times smaller, to whole pixels of it."""
-        top, left, height, width = (
-            edge // shrunk for edge in (self.top, self.left, self.height, self.width)
+        rows, columns = (
+            slice(round(start / shrunk), round((start + length) / shrunk))
+            for start, length in ((self.top, self.height), (self.left, self.width))
         )
-        box = pixels[:, top : top + height, left : left + width]
+        box = pixels[:, rows, columns]
         if box.shape[1:] != self.size:
             resized = F.interpolate(
                 box[None], self.size, mode=self.interpolation, antialias=True, align_corners=False
@@ -91,7 +92,8 @@ class ResizeCrop:
     def __call__(self, height: int, width: int, generator: Generator | None = None) -> Crop:
         tall, wide = pair(self.size)
         scale = min(height / tall, width / wide) * self.share
-        return _centred(height, width, scale * tall, scale * wide, pair(self.size), self)
+        box = _centred(height, width, round(scale * tall), round(scale * wide))
+        return Crop(*box, pair(self.size), False, self.interpolation)
 
 
 @dataclass(frozen=True)
@@ -136,19 +138,23 @@ class RandomResizedCrop:
             if 0 < tall <= height and 0 < wide <= width:
                 top, left = int(down * (height - tall + 1)), int(right * (width - wide + 1))
                 return Crop(top, left, tall, wide, pair(self.size), flip, self.interpolation)
-        tall = min(height, width / self.ratio[0])
-        wide = min(width, height * self.ratio[1])
-        return _centred(height, width, tall, wide, pair(self.size), self, flip)
+        tall = min(height, round(width / self.ratio[0]))
+        wide = min(width, round(height * self.ratio[1]))
+        box = _centred(height, width, tall, wide)
+        return Crop(*box, pair(self.size), flip, self.interpolation)
 
-    def _boxes(
-        self, area: int, draws: list[float]
-    ) -> Iterator[tuple[int, int, float, float]]:
+    def _boxes(self, area: int, draws: list[float]) -> Iterator[tuple[int, int, float, float]]:
         """(height, width, place down, place right) of the boxes to try, places in 0..1."""
         for share, shape, down, right in zip(*[iter(draws)] * 4, strict=True):
             box_area = area * (self.scale[0] + share * (self.scale[1] - self.scale[0]))
             low, high = map(math.log, self.ratio)
             aspect = math.exp(low + shape * (high - low))
-            yield round(math.sqrt(box_area / aspect)), round(math.sqrt(box_area * aspect)), down, right
+            yield (
+                round(math.sqrt(box_area / aspect)),
+                round(math.sqrt(box_area * aspect)),
+                down,
+                right,
+            )
 
 
 def pair(size: Size) -> tuple[int, int]:
@@ -156,18 +162,10 @@ def pair(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _centred(
-    height: int,
-    width: int,
-    tall: float,
-    wide: float,
-    size: tuple[int, int],
-    like: ResizeCrop | RandomResizedCrop,
-    flip: bool = False,
-) -> Crop:
-    rows, columns = max(1, min(height, round(tall))), max(1, min(width, round(wide)))
-    top, left = (height - rows) // 2, (width - columns) // 2
-    return Crop(top, left, rows, columns, size, flip, like.interpolation)
+def _centred(height: int, width: int, tall: int, wide: int) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a box, at least a pixel, that lies within the picture."""
+    rows, columns = max(1, min(height, tall)), max(1, min(width, wide))
+    return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
 def _check_size(transform: ResizeCrop | RandomResizedCrop) -> None:

@@ -129,7 +129,9 @@ class ImagePatches:
     def collate(self, items: list[Any]) -> Tensor | list[Tensor]:
         """Check each picture against the contract; stack them when sizes agree."""
         pictures = [self.checked(torch.as_tensor(item)) for item in items]
-        if len({(picture.shape, picture.dtype) for picture in pictures}) == 1:
+        if len({picture.dtype for picture in pictures}) > 1:  # 8 and 16 bit in one folder
+            pictures = [p.float() / 255 if p.dtype == torch.uint8 else p.float() for p in pictures]
+        if len({picture.shape for picture in pictures}) == 1:
             return torch.stack(pictures)
         return pictures
 

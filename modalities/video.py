@@ -27,7 +27,7 @@ class Tubelets:
     """Cut clips into non-overlapping boxes of `tubelet` frames by `patch` pixels.
 
     Raw contract, either of: a tensor `(frames, channels, height, width)`, uint8 in 0..255 or float
-    in 0..1; or a mapping of such `frames` and `seconds (frames,)`, the time of every frame, rising.
+    in 0..1; or a mapping of such `frames` and, where known, `seconds (frames,)`, when each is shown.
     Values are standardised with `mean` and `std` (in 0..1, one number or one a channel) and laid
     out (frame, row, column, channel), channels innermost, as in VideoMAE (Tong et al., NeurIPS
     2022); `untokenize` inverts this exactly up to float rounding.
@@ -144,15 +144,13 @@ class Tubelets:
 
     def stacked(self, data: Any) -> tuple[Num[Tensor, "r t c h w"], Num[Tensor, "r t"] | None]:
         if isinstance(data, list):
-            shapes = [item["frames"] if isinstance(item, Mapping) else item for item in data]
-            sizes = sorted({tuple(shape.shape) for shape in shapes})
+            sizes = sorted({tuple(frames_of(item).shape) for item in data})
             raise ValueError(
                 f"Tubelets: one batch holds clips of different shapes {sizes[:4]}; training wants "
                 "one (sample and crop when reading), encode takes mixed ones."
             )
-        clips, seconds = data if isinstance(data, Tensor) else data["frames"], None
-        if isinstance(data, Mapping):
-            seconds = data["seconds"]
+        clips = frames_of(data)
+        seconds = data.get("seconds") if isinstance(data, Mapping) else None
         if clips.ndim != 5 or clips.shape[2] != self.channels:
             raise BadSample(
                 f"Tubelets: expected clips of {self.channels} channels, (samples, frames, "
@@ -163,36 +161,38 @@ class Tubelets:
     def collate(self, items: Sequence[Any]) -> Any:
         """Check each clip against the contract; stack them when they agree in shape and dtype."""
         clips = [self.checked(item) for item in items]
-        timed = [isinstance(clip, Mapping) for clip in clips]
-        if any(timed) and not all(timed):
+        timed = [clip for clip in clips if "seconds" in clip]
+        if len(timed) not in (0, len(clips)):
             raise BadSample(
-                f"Tubelets: {sum(timed)} of {len(clips)} clips of one batch come with seconds, the "
+                f"Tubelets: {len(timed)} of {len(clips)} clips of one batch come with seconds, the "
                 "others without; give all their times or none."
             )
-        frames = [clip["frames"] if isinstance(clip, Mapping) else clip for clip in clips]
+        frames = [clip["frames"] for clip in clips]
         if len({(clip.shape, clip.dtype) for clip in frames}) != 1:
-            return clips
-        if not all(timed):
+            return clips if timed else frames
+        if not timed:
             return torch.stack(frames)
         seconds = torch.stack([clip["seconds"] for clip in clips])
         return {"frames": torch.stack(frames), "seconds": seconds}
 
-    def checked(self, item: Any) -> Tensor | dict[str, Tensor]:
+    def checked(self, item: Any) -> dict[str, Tensor]:
         if not isinstance(item, Mapping):
-            return self.checked_frames(torch.as_tensor(item))
-        if set(item) != {"frames", "seconds"}:
+            return {"frames": self.checked_frames(torch.as_tensor(item))}
+        if "frames" not in item or set(item) - {"frames", "seconds"}:
             raise BadSample(
-                f"Tubelets: expected a clip's 'frames' and 'seconds', found {sorted(item)}."
+                f"Tubelets: expected a clip's 'frames' and perhaps 'seconds', found {sorted(item)}."
             )
-        frames = self.checked_frames(torch.as_tensor(item["frames"]))
-        seconds = torch.as_tensor(item["seconds"])
-        if seconds.shape != frames.shape[:1]:
+        clip = {"frames": self.checked_frames(torch.as_tensor(item["frames"]))}
+        if "seconds" not in item:
+            return clip
+        seconds, count = torch.as_tensor(item["seconds"]), len(clip["frames"])
+        if seconds.shape != (count,):
             raise BadSample(
-                f"Tubelets: expected {len(frames)} seconds, one a frame, found {seconds.numel()}."
+                f"Tubelets: expected {count} seconds, one a frame, found {seconds.numel()}."
             )
         if not seconds.isfinite().all() or (seconds.diff() < 0).any():
             raise BadSample("Tubelets: expected finite seconds that never fall, found others.")
-        return {"frames": frames, "seconds": seconds}
+        return clip | {"seconds": seconds}
 
     def checked_frames(self, frames: Num[Tensor, "..."]) -> Num[Tensor, "t c h w"]:
         if frames.ndim != 4 or frames.shape[1] != self.channels:
@@ -286,3 +286,7 @@ class Tubelets:
         frames = self.animation(tokens, shown)
         chosen = np.unique(np.linspace(0, len(frames) - 1, min(8, len(frames))).round().astype(int))
         return rearrange(frames[chosen], "t h w c -> h (t w) c")
+
+
+def frames_of(data: Any) -> Num[Tensor, "..."]:
+    return data["frames"] if isinstance(data, Mapping) else data

@@ -169,8 +169,11 @@ def stack(items: Sequence[Any], tokenizer: Tokenizer) -> Any:
 
 def present(
     batch: Batch, tokenizers: Mapping[str, Tokenizer], num_tokens: Mapping[str, int]
-) -> tuple[Tensor, dict[str, Tensor], bool]:
-    """Before tokenizing: which slots exist, each modality's rows, and whether nothing lacks."""
+) -> tuple[Tensor, dict[str, Tensor], dict[str, int]]:
+    """Before tokenizing: which slots exist, each modality's rows and how many tokens a row has.
+
+    A modality whose tokenizer does not say (`KnowsValid`) is taken to fill its slots.
+    """
     slots, parts = slots_of(num_tokens), {}
     for name, part in batch.parts.items():
         tokenizer = tokenizers[name]
@@ -178,4 +181,5 @@ def present(
         count = num_tokens[name] if valid is None else valid.shape[1]
         parts[name] = (part.rows, count, valid)
     exists = existing(batch.size, slots, parts)
-    return exists, {name: rows for name, (rows, _, _) in parts.items()}, bool(exists.all())
+    rows = {name: rows for name, (rows, _, _) in parts.items()}
+    return exists, rows, {name: count for name, (_, count, _) in parts.items()}

@@ -89,6 +89,7 @@ def test_frames_are_exact_in_any_order(clips: Path, name: str) -> None:
     for order in orders:
         frames, seconds = reader.frames_at(path, order, facts)
         assert [said(frame) for frame in frames] == order
+        assert seconds is not None
         assert np.allclose(seconds, np.array(order) / 25, atol=2e-3)
 
 
@@ -101,6 +102,7 @@ def test_every_way_of_reading_gives_the_same_pixels(clips: Path, name: str) -> N
     for access in ("seek", "sequential"):
         again, seconds = reader.frames_at(path, order, facts | {"access": access})
         assert np.array_equal(first, again)
+        assert seconds is not None
         assert np.allclose(seconds, np.array(order) / 25, atol=2e-3)
     spread, _ = reader.frames_at(path, [*order, 0, 59], facts)
     assert np.array_equal(spread[:10], first)
@@ -121,7 +123,6 @@ def test_colours_come_back(clips: Path) -> None:
 def test_a_sample_is_a_clip_with_its_seconds(clips: Path) -> None:
     reader = VideoReader(Strided(8, stride=4), ResizeCrop((32, 48)))
     clip = reader.read(clips / "h264.mp4")
-    assert isinstance(clip, dict)
     assert clip["frames"].shape == (8, 3, 32, 48)
     assert clip["frames"].dtype == torch.uint8
     torch.testing.assert_close(clip["seconds"].diff(), torch.full((7,), 0.16, dtype=torch.float64))
@@ -134,7 +135,6 @@ def test_what_is_random_comes_from_the_generator(clips: Path) -> None:
 
     def drawn(seed: int) -> torch.Tensor:
         clip = reader.read(clips / "h264.mp4", torch.Generator().manual_seed(seed))
-        assert isinstance(clip, dict)
         return clip["frames"]
 
     assert torch.equal(drawn(1), drawn(1))
@@ -211,7 +211,7 @@ def test_a_folder_of_frames_is_a_clip_in_the_order_of_its_numbers(tmp_path: Path
     numbers = [said(frame.permute(1, 2, 0).numpy()) for frame in clip["frames"]]
     assert numbers == list(range(12))
     assert clip["seconds"][-1].item() == pytest.approx(11 / 12)
-    assert isinstance(VideoReader(Every()).read(tmp_path), torch.Tensor)
+    assert set(VideoReader(Every()).read(tmp_path)) == {"frames"}
 
 
 # --- bad input ------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def test_a_file_cut_short_gives_what_can_be_read(clips: Path, tmp_path: Path) ->
         frames, seconds = reader.frames_at(path, readable, facts)
         wanted, times = reader.frames_at(clips / name, readable)
         assert np.array_equal(frames, wanted), name  # nothing is made up near the cut
-        assert np.allclose(seconds, times)
+        assert np.array_equal(np.asarray(seconds), np.asarray(times))
         assert len(reader.read(path)["frames"]) == facts["frames"]
         with pytest.raises(BadSample, match=r"frames from \d+ on are missing|cannot be decoded"):
             reader.frames_at(path, [facts["frames"] + 3, 0], facts)
@@ -272,7 +272,7 @@ def test_headers_cannot_make_it_allocate(tmp_path: Path, clips: Path) -> None:
     assert "at most 1,000 pixels" in reason(clips / "h264.mp4", VideoReader(max_pixels=1000))
     vast = {"frames": 10**9, "height": 64, "width": 96, "access": "seek"}
     with pytest.raises(BadSample, match="ask for fewer"):
-        VideoReader(Every(most=10**6)).read(clips / "h264.mp4", facts=vast)
+        VideoReader(Every(most=10**6)).read_known(clips / "h264.mp4", vast)
 
 
 def test_frames_of_different_sizes_are_refused(tmp_path: Path) -> None:
@@ -297,7 +297,6 @@ def test_bad_files_are_named_and_good_ones_read(shared_data: Path) -> None:
         path = shared_data / "video/formats" / name
         assert VideoReader().probe(path)["frames"] == count
         clip = VideoReader(Every()).read(path)
-        assert isinstance(clip, dict)
         assert len(clip["frames"]) == count
 
 

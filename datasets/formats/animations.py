@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from multimask.datasets.formats.files import Path, decoding, opened
+from multimask.datasets.formats.files import AnyPath, decoding, opened
 from multimask.tokens import BadSample
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
@@ -18,7 +18,7 @@ DELAY = 100  # milliseconds that viewers show a frame for which a file says none
 Clip = tuple[UInt8[np.ndarray, "m h w 3"], np.ndarray | None]
 
 
-def animation_facts(path: Path, max_pixels: int) -> dict[str, Any]:
+def animation_facts(path: AnyPath, max_pixels: int) -> dict[str, Any]:
     """What a table keeps of an animated picture: codec, width, height, frames, fps, seconds."""
     times, (height, width), codec = _timeline(path, max_pixels)
     length = float(times[-1] - times[0])
@@ -33,7 +33,7 @@ def animation_facts(path: Path, max_pixels: int) -> dict[str, Any]:
 
 
 def animation_frames(
-    path: Path, wanted: Sequence[int] | Int[np.ndarray, " m"], max_pixels: int
+    path: AnyPath, wanted: Sequence[int] | Int[np.ndarray, " m"], max_pixels: int
 ) -> Clip:
     """These frames over white, and when each is shown. BadSample names what cannot be read."""
     times, _, _ = _timeline(path, max_pixels)
@@ -47,7 +47,7 @@ def animation_frames(
     return np.stack([found[int(n)] for n in wanted]), times[np.asarray(wanted, dtype=np.int64)]
 
 
-def _timeline(path: Path, max_pixels: int) -> tuple[np.ndarray, tuple[int, int], str]:
+def _timeline(path: AnyPath, max_pixels: int) -> tuple[np.ndarray, tuple[int, int], str]:
     """When each frame is shown (seconds), the size, the format."""
     with opened(path, "an animated picture") as file:
         try:
@@ -75,7 +75,7 @@ def _timeline(path: Path, max_pixels: int) -> tuple[np.ndarray, tuple[int, int],
     return times, (picture.height, picture.width), (picture.format or "picture").lower()
 
 
-def folder_facts(path: Path, rate: float | None, max_pixels: int) -> dict[str, Any]:
+def folder_facts(path: AnyPath, rate: float | None, max_pixels: int) -> dict[str, Any]:
     """What a table keeps of a folder of frames."""
     names = frame_names(path)
     with opened(names[0], "a picture") as file, decoding(names[0], "a picture"):
@@ -91,7 +91,10 @@ def folder_facts(path: Path, rate: float | None, max_pixels: int) -> dict[str, A
 
 
 def folder_frames(
-    path: Path, wanted: Sequence[int] | Int[np.ndarray, " m"], rate: float | None, max_pixels: int
+    path: AnyPath,
+    wanted: Sequence[int] | Int[np.ndarray, " m"],
+    rate: float | None,
+    max_pixels: int,
 ) -> Clip:
     """These files as frames; their seconds where a rate is known."""
     names = frame_names(path)
@@ -111,7 +114,7 @@ def folder_frames(
     return np.stack(frames), seconds
 
 
-def frame_names(folder: Path) -> list[str]:
+def frame_names(folder: AnyPath) -> list[str]:
     """Paths of a folder's pictures in the order of their numbers: 2.jpg before 10.jpg."""
     try:
         names = [entry.name for entry in os.scandir(folder) if entry.is_file()]
@@ -142,13 +145,15 @@ def _rgb(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     return np.array(picture.convert("RGB"))
 
 
-def _check_numbers(path: Path, wanted: Sequence[int] | Int[np.ndarray, " m"], count: int) -> None:
+def _check_numbers(
+    path: AnyPath, wanted: Sequence[int] | Int[np.ndarray, " m"], count: int
+) -> None:
     last = max(int(n) for n in wanted)
     if last >= count or min(int(n) for n in wanted) < 0:
         raise BadSample(f"{path}: expected frames up to {last}, found {count}.")
 
 
-def _check_pixels(path: Path, size: tuple[int, int], max_pixels: int) -> None:
+def _check_pixels(path: AnyPath, size: tuple[int, int], max_pixels: int) -> None:
     if size[0] * size[1] > max_pixels:
         raise BadSample(
             f"{path}: expected frames of at most {max_pixels:,} pixels, found {size[1]:,} x "

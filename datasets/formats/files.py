@@ -1,24 +1,45 @@
-"""Opening files so that whatever is wrong with one becomes a `BadSample` of one sentence."""
+"""A picture file whose header has been read, and errors that say what is wrong with a file."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from dataclasses import dataclass
+from io import BufferedReader, BytesIO
+
+import numpy as np
+from jaxtyping import Shaped
 
 from multimask.tokens import BadSample
 
-Path = str | os.PathLike[str]
+File = BufferedReader | BytesIO
+AnyPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a file's header says (size as shown, in pixels), and how to get the pixels.
+
+    `pixels(shrink)` decodes them `(c, h, w)` in the file's own numbers, `shrink` (1, 2, 4 or 8)
+    times smaller, sizes rounded up; only where `shrinks`, else `shrink` must be 1.
+    """
+
+    height: int
+    width: int
+    mode: str
+    format: str
+    pixels: Callable[[int], Shaped[np.ndarray, "c h w"]]
+    shrinks: bool = False
 
 
 @contextmanager
-def opened(path: Path, what: str) -> Iterator[BinaryIO]:
-    """The file, open at its first byte. `what` names the contents: "a picture".
+def opened(path: AnyPath, what: str) -> Iterator[File]:
+    """The file, open at its first byte. `what` names what it should be: "a picture".
 
     Raises: BadSample for a path that is missing, a folder, unreadable or empty.
     """
     try:
         file = open(path, "rb")  # noqa: SIM115 (closed below; only opening may fail like this)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise BadSample(f"{path}: expected {what}, found {_trouble(error)}.") from error
     with file:
         if os.fstat(file.fileno()).st_size == 0:
@@ -27,11 +48,8 @@ def opened(path: Path, what: str) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def decoding(path: Path, what: str) -> Iterator[None]:
-    """Turn whatever a decoder raises on damaged data into a `BadSample`.
-
-    Decoders raise almost anything on damaged data (ZeroDivisionError, struct.error, ...).
-    """
+def decoding(path: AnyPath, what: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into a `BadSample`: on damaged data, that may be anything."""
     try:
         yield
     except BadSample:
@@ -42,11 +60,20 @@ def decoding(path: Path, what: str) -> Iterator[None]:
         ) from error
 
 
-def _trouble(error: OSError) -> str:
+def check_size(path: AnyPath, height: int, width: int, channels: int, max_pixels: int) -> None:
+    """Refuse, before anything is decoded, what would not fit into memory."""
+    if height * width * max(1, channels / 4) > max_pixels:  # a picture has up to four channels
+        raise BadSample(
+            f"{path}: expected at most {max_pixels:,} pixels, found {height:,} x {width:,} with "
+            f"{channels} channels in the header; raise max_pixels if that is true."
+        )
+
+
+def _trouble(error: Exception) -> str:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return "no such file"
     if isinstance(error, IsADirectoryError):
         return "a folder"
     if isinstance(error, PermissionError):
         return "a file that this user may not read"
-    return f"a file that cannot be opened ({error.strerror})"
+    return f"a file that cannot be opened ({getattr(error, 'strerror', None) or error})"

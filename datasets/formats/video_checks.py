@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from multimask.datasets.formats.files import Path
+from multimask.datasets.formats.files import AnyPath
 from multimask.datasets.formats.video_decode import (
     frames_at,
     set_threads,
@@ -33,7 +33,7 @@ CHECKED = 200  # frames from the start that are decoded in order
 COMPARED = 8  # of them, those reached out of order and compared
 
 
-def facts_of(path: Path, max_pixels: int) -> dict[str, Any]:
+def facts_of(path: AnyPath, max_pixels: int) -> dict[str, Any]:
     """What a table keeps of a file.
 
     codec, pixel_format, width and height (as shown), rotation (degrees, counter-clockwise), fps,
@@ -79,7 +79,7 @@ class Start:
     times: list[float | None]
 
 
-def _decode(path: Path, max_pixels: int, most: int | None) -> Start:
+def _decode(path: AnyPath, max_pixels: int, most: int | None) -> Start:
     """Decode the first frames in order, or all; checksums only of a limited number."""
     rotation, sums, times = 0, {}, []
     with opened_video(path, max_pixels) as (container, stream):
@@ -89,13 +89,13 @@ def _decode(path: Path, max_pixels: int, most: int | None) -> Start:
                 rotation = round(frame.rotation / 90) * 90
             times.append(frame.time)
             if most is not None and frame.pts is not None:
-                sums[frame.pts] = zlib.crc32(np.ascontiguousarray(upright(frame)))
+                sums[frame.pts] = zlib.crc32(upright(frame).tobytes())
             if most is not None and len(times) >= most:
                 break
     return Start(rotation, sums, times)
 
 
-def _reached_alike(path: Path, index: Index, sums: dict[int, int], max_pixels: int) -> bool:
+def _reached_alike(path: AnyPath, index: Index, sums: dict[int, int], max_pixels: int) -> bool:
     """Whether frames around key frames, reached out of order, are those decoded in order."""
     numbers = [n for n, time in enumerate(index.shown.tolist()) if time in sums]
     if not index.ordered:
@@ -111,7 +111,7 @@ def _reached_alike(path: Path, index: Index, sums: dict[int, int], max_pixels: i
             (frame,), _ = frames_at(path, [number], "seek", max_pixels)
         except BadSample:
             return False
-        if zlib.crc32(np.ascontiguousarray(frame)) != sums[int(index.shown[number])]:
+        if zlib.crc32(frame.tobytes()) != sums[int(index.shown[number])]:
             return False
     return True
 
@@ -125,7 +125,7 @@ def _counted(times: list[float | None], index: Index) -> tuple[int, float]:
     return count, float(known[count - 1] - known[0])
 
 
-def _readable(path: Path, index: Index, max_pixels: int) -> int:
+def _readable(path: AnyPath, index: Index, max_pixels: int) -> int:
     """Frames before the first one near the cut that cannot be decoded."""
     first = max(0, len(index.shown) - 2 * 16)
     for number in range(first, len(index.shown)):
@@ -136,7 +136,7 @@ def _readable(path: Path, index: Index, max_pixels: int) -> int:
     return len(index.shown)
 
 
-def decord_agrees(path: Path, facts: dict[str, Any], max_pixels: int) -> bool:
+def decord_agrees(path: AnyPath, facts: dict[str, Any], max_pixels: int) -> bool:
     """Whether decord counts the same frames, and finds the same ones in shuffled order.
 
     It is not even asked about what it is known to get wrong: open groups of pictures, packets

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from multimask.datasets.formats.files import Path, decoding
+from multimask.datasets.formats.files import AnyPath, decoding
 from multimask.datasets.formats.video_index import Index, opened_video, read_index
 from multimask.tokens import BadSample
 
@@ -25,7 +25,7 @@ Frame = UInt8[np.ndarray, "h w 3"]
 
 
 def frames_at(
-    path: Path,
+    path: AnyPath,
     wanted: Sequence[int] | Int[np.ndarray, " m"],
     access: Access,
     max_pixels: int,
@@ -75,7 +75,7 @@ def _is_run(order: list[int]) -> bool:
     return order[-1] - order[0] + 1 == len(order)
 
 
-def _by_time(path: Path, order: list[int], index: Index, max_pixels: int, threads: int) -> Found:
+def _by_time(path: AnyPath, order: list[int], index: Index, max_pixels: int, threads: int) -> Found:
     targets = {int(index.shown[number]): number for number in order}
     found = _from_keys(path, targets, index, max_pixels, threads)
     if len(found) < len(targets):  # a demuxer that cannot seek, or damage
@@ -90,7 +90,7 @@ def _by_time(path: Path, order: list[int], index: Index, max_pixels: int, thread
 
 
 def _from_keys(
-    path: Path, targets: dict[int, int], index: Index, max_pixels: int, threads: int
+    path: AnyPath, targets: dict[int, int], index: Index, max_pixels: int, threads: int
 ) -> Found:
     """Seek to a key frame, decode until the next frame wanted lies more than a key frame away."""
     found: Found = {}
@@ -157,25 +157,26 @@ def _decoded(decode: Callable[..., list[Any]], *args: Any) -> Iterator[Any]:
     yield from (frame for frame in frames if not frame.is_corrupt)
 
 
-def _in_order(path: Path, order: list[int], max_pixels: int, threads: int) -> Found:
+def _in_order(path: AnyPath, order: list[int], max_pixels: int, threads: int) -> Found:
     """For files whose packets do not say when frames are shown, or say it wrongly: the n-th frame
     that is decoded."""
-    wanted, found, first = set(order), {}, None
+    wanted, first = set(order), None
+    found: Found = {}
     with opened_video(path, max_pixels) as (container, stream):
         set_threads(stream, threads)
         rate = float(stream.average_rate or 0)
         for number, frame in enumerate(sound_frames(container, stream)):
             first = frame.time if first is None else first
-            timed = frame.time is not None and first is not None
             if number in wanted:
-                seconds = frame.time - first if timed else number / rate if rate else number
-                found[number] = upright(frame), float(seconds)
+                guessed = number / rate if rate else float(number)
+                timed = frame.time is not None and first is not None
+                found[number] = upright(frame), frame.time - first if timed else guessed
             if number >= order[-1]:
                 break
     return found
 
 
-def _by_decord(path: Path, order: list[int], threads: int) -> Found:
+def _by_decord(path: AnyPath, order: list[int], threads: int) -> Found:
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Num
 
-from multimask.datasets.formats.files import Path, decoding, opened
+from multimask.datasets.formats.files import AnyPath, decoding, opened
 from multimask.tokens import BadSample
 
 WHAT = "a video"
@@ -59,7 +59,7 @@ class Index:
 
 
 @contextmanager
-def opened_video(path: Path, max_pixels: int) -> Iterator[tuple[Any, Any]]:
+def opened_video(path: AnyPath, max_pixels: int) -> Iterator[tuple[Any, Any]]:
     """(container, first video stream). BadSample for whatever is no video or too large."""
     import av  # its libraries are large; only those who read videos load them
     from av.error import FFmpegError
@@ -91,7 +91,7 @@ def opened_video(path: Path, max_pixels: int) -> Iterator[tuple[Any, Any]]:
             ) from error
 
 
-def check_file(path: Path) -> None:
+def check_file(path: AnyPath) -> None:
     """BadSample for what is missing, empty, unreadable or no file; a pipe is not waited for."""
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise BadSample(f"{path}: expected {WHAT} file, found a pipe or device.")
@@ -99,10 +99,10 @@ def check_file(path: Path) -> None:
         pass
 
 
-def read_index(path: Path, max_pixels: int) -> Index:
+def read_index(path: AnyPath, max_pixels: int) -> Index:
     """The index of a file; kept for the files read last, as long as they do not change."""
     try:
-        status = FilePath(path).stat()
+        status = Path(path).stat()
     except OSError:
         return _read_index(path, max_pixels)  # says what is wrong with it
     return _kept(os.fspath(path), status.st_size, status.st_mtime_ns, max_pixels)
@@ -113,7 +113,7 @@ def _kept(path: str, size: int, changed: int, max_pixels: int) -> Index:
     return _read_index(path, max_pixels)
 
 
-def _read_index(path: Path, max_pixels: int) -> Index:
+def _read_index(path: AnyPath, max_pixels: int) -> Index:
     with opened_video(path, max_pixels) as (container, stream):
         context = stream.codec_context
         shown, keys, leading, latest_key, damaged = [], [], False, None, False

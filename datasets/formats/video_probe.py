@@ -8,11 +8,11 @@ import subprocess
 import sys
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from pathlib import Path as FilePath
+from pathlib import Path
 from queue import Empty, LifoQueue
 from typing import Any
 
-from multimask.datasets.formats.files import Path
+from multimask.datasets.formats.files import AnyPath
 from multimask.datasets.formats.video_index import WHAT, check_file
 from multimask.tokens import BadSample
 
@@ -82,9 +82,9 @@ class Prober:
         default_factory=OrderedDict, repr=False, compare=False
     )
 
-    def __call__(self, path: Path, max_pixels: int) -> dict[str, Any]:
+    def __call__(self, path: AnyPath, max_pixels: int) -> dict[str, Any]:
         check_file(path)
-        status = FilePath(path).stat()
+        status = Path(path).stat()
         key = os.fspath(path), status.st_size, status.st_mtime_ns, max_pixels
         found = self._known.get(key)
         if found is None:
@@ -99,7 +99,7 @@ class Prober:
             raise BadSample(found)
         return dict(found)
 
-    def _asked(self, path: Path, max_pixels: int) -> dict[str, Any]:
+    def _asked(self, path: AnyPath, max_pixels: int) -> dict[str, Any]:
         # children belong to the process that started them: a forked worker starts its own
         idle = self._idle.setdefault(os.getpid(), LifoQueue())
         try:

@@ -6,11 +6,11 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import UInt8
 
-from multimask.datasets.formats.files import Path
+from multimask.datasets.formats.files import AnyPath
 
 
 def write_clip(
-    path: Path,
+    path: AnyPath,
     frames: Iterable[UInt8[np.ndarray, "h w 3"]],
     fps: int | Fraction = 25,
     codec: str = "libx264",
@@ -26,12 +26,14 @@ def write_clip(
     Raises: ValueError for no frames, and for sizes that 4:2:0 colour does not allow (odd ones).
     """
     import av  # its libraries are large; only those who write videos load them
+    from av.video.stream import VideoStream
 
     written = 0
     # one thread each: the bytes of a clip then do not depend on the machine
     first = {"movflags": "+faststart"} if str(path).endswith((".mp4", ".mov")) else {}
     with av.open(str(path), "w", options=first) as container:
         stream = container.add_stream(codec, rate=fps, options=dict(options or {}))
+        assert isinstance(stream, VideoStream)
         stream.pix_fmt = pixel_format
         stream.codec_context.thread_count = 1
         if gop is not None:

@@ -17,7 +17,7 @@ from multimask.datasets.formats.animations import (
     folder_facts,
     folder_frames,
 )
-from multimask.datasets.formats.files import Path, opened
+from multimask.datasets.formats.files import AnyPath, opened
 from multimask.datasets.formats.video_decode import frames_at
 from multimask.datasets.formats.video_index import check_file
 from multimask.datasets.formats.video_probe import Prober
@@ -31,7 +31,8 @@ PROBER = Prober()
 
 @dataclass(frozen=True)
 class VideoReader:
-    """Reads a clip as `{"frames": (frames, 3, height, width) uint8, "seconds": (frames,)}`.
+    """Reads a clip as `{"frames": (frames, 3, height, width) uint8, "seconds": (frames,)}`, without
+    seconds where a folder's rate is not known.
 
     MP4, MOV, MKV, WebM, AVI, MPEG and others (any codec of FFmpeg: H.264, HEVC, MPEG-4, VP9, AV1),
     animated GIF, WebP and PNG, and folders with one picture a frame. Content decides, not the
@@ -39,8 +40,8 @@ class VideoReader:
 
     Each file is probed once, by decoding its start in a child process with a time limit: whether
     its frames can be reached out of order, and whether decord agrees with PyAV about them. What
-    cannot be trusted is read from the start by PyAV. `probe` returns the verdict; give it back to
-    `read` as `facts`, or have it found again once a process.
+    cannot be trusted is read from the start by PyAV. `probe` returns the verdict; a table
+    keeps it and gives it back to `read_known`. `read` has it found once a process.
 
     Args:
         frames: which frames a sample shows (see `datasets.frame_sampling`).
@@ -75,7 +76,7 @@ class VideoReader:
                 f"max_pixels={self.max_pixels} at least 1."
             )
 
-    def probe(self, source: Path) -> dict[str, Any]:
+    def probe(self, source: AnyPath) -> dict[str, Any]:
         """What a table keeps of a clip: codec, width and height as shown, rotation, fps, frames,
         seconds (from first to last), access, damage."""
         if os.path.isdir(source):
@@ -87,27 +88,28 @@ class VideoReader:
             raise BadSample(f"{source}: expected a whole video, found that {facts['damage']}.")
         return facts
 
-    def read(
-        self,
-        source: Path,
-        generator: Generator | None = None,
-        facts: Mapping[str, Any] | None = None,
-    ) -> dict[str, Tensor] | UInt8[Tensor, "t 3 h w"]:
-        """One clip; frames and crop are drawn from the generator. Frames alone where a folder's
-        rate is not known. ValueError where the sampler makes several clips: see `read_clips`."""
+    def read(self, source: AnyPath, generator: Generator | None = None) -> dict[str, Tensor]:
+        """One clip; frames and crop are drawn from the generator. ValueError where the sampler
+        makes several clips: see `read_clips`."""
+        return self.read_known(source, self.probe(source), generator)
+
+    def read_known(
+        self, source: AnyPath, facts: Mapping[str, Any], generator: Generator | None = None
+    ) -> dict[str, Tensor]:
+        """`read` of a file whose facts are known: what `probe` said of it once."""
         if self.frames.clips != 1:
             raise ValueError(
                 f"VideoReader: {self.frames} makes {self.frames.clips} clips of a file, and a "
                 "sample is one; use read_clips."
             )
-        return self.read_clips(source, generator, facts)[0]
+        return self.read_clips(source, facts, generator)[0]
 
     def read_clips(
         self,
-        source: Path,
-        generator: Generator | None = None,
+        source: AnyPath,
         facts: Mapping[str, Any] | None = None,
-    ) -> list[Any]:
+        generator: Generator | None = None,
+    ) -> list[dict[str, Tensor]]:
         """All clips that the sampler makes of one file, each as `read` gives it."""
         facts = facts or self.probe(source)
         numbers = self.frames(facts["frames"], generator)
@@ -131,13 +133,13 @@ class VideoReader:
             clip = rearrange(flat, "(t c) h w -> t c h w", c=3)
         rows = torch.from_numpy(place.reshape(numbers.shape))
         if seconds is None:
-            return [clip[row].contiguous() for row in rows]
+            return [{"frames": clip[row].contiguous()} for row in rows]
         times = torch.from_numpy(seconds)
         return [{"frames": clip[row].contiguous(), "seconds": times[row]} for row in rows]
 
     def frames_at(
         self,
-        source: Path,
+        source: AnyPath,
         numbers: Sequence[int] | Int[np.ndarray, " m"],
         facts: Mapping[str, Any] | None = None,
     ) -> tuple[UInt8[np.ndarray, "m h w 3"], np.ndarray | None]:
@@ -152,7 +154,7 @@ class VideoReader:
         return frames_at(source, numbers, access, self.max_pixels, self.threads)
 
 
-def is_picture(path: Path) -> bool:
+def is_picture(path: AnyPath) -> bool:
     """Whether a file starts like a picture that may be animated."""
     check_file(path)
     with opened(path, "a video") as file:

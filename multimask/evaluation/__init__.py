@@ -1,1 +1,35 @@
-"""..."""
+"""Evaluation: embeddings and what they are worth, reconstruction error, fair comparisons."""
+
+from multimask.evaluation.comparison import (
+    Comparison,
+    Interval,
+    paired_bootstrap,
+    shows_learning,
+)
+from multimask.evaluation.embeddings import Embeddings, embed, stream
+from multimask.evaluation.linear import Fitted, linear_probe, svm
+from multimask.evaluation.neighbours import Voted, knn
+from multimask.evaluation.raw import raw_means, raw_values
+from multimask.evaluation.reconstruction import Errors, reconstruction_error
+from multimask.evaluation.shots import FewShot, few_shot
+
+__all__ = [
+    "Comparison",
+    "Embeddings",
+    "Errors",
+    "FewShot",
+    "Fitted",
+    "Interval",
+    "Voted",
+    "embed",
+    "few_shot",
+    "knn",
+    "linear_probe",
+    "paired_bootstrap",
+    "raw_means",
+    "raw_values",
+    "reconstruction_error",
+    "shows_learning",
+    "stream",
+    "svm",
+]

@@ -31,7 +31,7 @@ class Masker:
     @property
     def content_free(self) -> bool:
         """Whether it can be drawn in the loader, before anything is tokenized."""
-        return not getattr(self.rule, "needs_content", False)
+        return not any(getattr(rule, "needs_content", False) for rule in (self.rule, self.decoded))
 
     def counts(self, n: int, context: Context) -> tuple[int, int]:
         """`(k, d)` for n slots, counted in the rule's own units."""

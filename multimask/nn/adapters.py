@@ -127,14 +127,18 @@ class LinearAdapter(nn.Module):
     def predict(self, features: Float[Tensor, "m w"]) -> Float[Tensor, "m c"]:
         return self.pred(features)
 
+    def targets(self, values: Float[Tensor, "m c"]) -> Float[Tensor, "m c"]:
+        """What `predict` is asked for: the values, normalised as `target` says."""
+        if self.target.unit == "none":
+            return values
+        grouped = self.grouped(values)
+        mean, spread = self.target.statistics(grouped)
+        return self.ungrouped((grouped - mean) / spread)
+
     def error(
         self, prediction: Float[Tensor, "m c"], values: Num[Tensor, "m c"]
     ) -> Float[Tensor, " m"]:
-        wanted = values.to(prediction.dtype)
-        if self.target.unit != "none":
-            grouped = self.grouped(wanted)
-            mean, spread = self.target.statistics(grouped)
-            wanted = self.ungrouped((grouped - mean) / spread)
+        wanted = self.targets(values.to(prediction.dtype))
         return F.mse_loss(prediction, wanted, reduction="none").mean(dim=-1)
 
     @property

@@ -62,6 +62,16 @@ class Reconstruction(Objective):
             terms[name] = Term(total * self.weights.get(name, 1.0), count)
         return terms
 
+    def counts(self, model: MaskedModel, batch: Batch) -> dict[str, Tensor]:
+        """Known where the loader drew the masking."""
+        if batch.masking is None:
+            return {}
+        target = batch.masking.target
+        blocks = {name: target[:, w.start : w.stop] for name, w in model.slots.items()}
+        if self.average == "sample":
+            blocks = {name: block.any(dim=1) for name, block in blocks.items()}
+        return {name: block.sum().float() for name, block in blocks.items()}
+
 
 def per_sample(error: Tensor, scored: Tensor, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Sum over samples of each sample's mean error, and how many samples have one."""

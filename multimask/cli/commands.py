@@ -1,0 +1,238 @@
+"""The commands behind `multimask COMMAND`: each a dataclass of flags and a function."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from multimask import evaluation, pictures
+from multimask.checkpoints import load
+from multimask.cli.data import (
+    as_batch,
+    file_table,
+    masker_of,
+    model_table,
+    open_table,
+    parts_of,
+    reader_of,
+    tokenizer_of,
+)
+from multimask.cli.doctor import doctor
+from multimask.cli.experiment import RunFlags, Study, build_recipe, carry_out
+from multimask.cli.flags import from_command_line, guarded
+from multimask.model import MaskedModel
+from multimask.plugins import from_config, to_config
+from multimask.tokens import Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(RunFlags):
+    """Pre-train on files of any kind that is installed."""
+
+    kind: Annotated[str, "what the data are, by plug-in name"]
+    set: Annotated[tuple[str, ...], "fields of the kind's tokenizer: size=96x160,patch=8"] = ()
+    held_out: Annotated[float, "share held out for testing where the data name no split"] = 0.2
+
+
+def pretrain(flags: Pretrain) -> None:
+    if flags.data is None:
+        raise ValueError("pretrain: name your files with --data PATH.")
+    tokenizer = tokenizer_of(flags.kind, flags.set)
+    table = open_table(flags.data, flags.kind, flags.kind, tokenizer)
+    train, test = parts_of(table, flags.held_out, flags.limit)
+    if (augmenting := reader_of(flags.kind, tokenizer, augment=True)) is not None:
+        train = train.with_readers(**{flags.kind: augmenting})
+    label = flags.label if flags.label in table.columns else None
+    carry_out(flags, Study({flags.kind: tokenizer}, train, test, label))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed:
+    """Write one vector a sample, with ids and labels, as NPZ."""
+
+    model: Annotated[Path, "folder of a saved model"]
+    data: Annotated[Path, "folder, CSV, Parquet, NPY or NPZ"]
+    out: Annotated[Path, "NPZ file: ids, features, and every label column"] = Path("features.npz")
+    batch_size: Annotated[int, "samples at a time; changes nothing but speed"] = 64
+    workers: Annotated[int, "processes that read data"] = 0
+    device: Annotated[str, "auto, cpu, cuda"] = "auto"
+    pool: Annotated[str, "mean of the tokens, or global: the first global token"] = "mean"
+
+
+def embed(flags: Embed) -> None:
+    model = load(flags.model)
+    made = evaluation.embed(
+        model,
+        model_table(model, flags.data),
+        batch_size=flags.batch_size,
+        workers=flags.workers,
+        device=flags.device,
+        pool=flags.pool,
+    )
+    flags.out.parent.mkdir(parents=True, exist_ok=True)
+    labels = {f"label_{name}": values.astype(str) for name, values in made.labels.items()}
+    np.savez(flags.out, ids=np.array(made.ids), features=made.features, **labels)
+    print(f"{len(made.ids)} vectors of {made.features.shape[1]} numbers in {flags.out}")
+    tell_skipped(made.skipped)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Linear probe and nearest neighbours on frozen features, beside the same model at random."""
+
+    model: Annotated[Path, "folder of a saved model"]
+    data: Annotated[Path, "folder, CSV, Parquet, NPY or NPZ with labels"]
+    label: Annotated[str, "column with the classes"] = "label"
+    held_out: Annotated[float, "share tested on where the data name no split"] = 0.25
+    workers: Annotated[int, "processes that read data"] = 0
+    device: Annotated[str, "auto, cpu, cuda"] = "auto"
+    seed: Annotated[int, "of the random weights and the probe"] = 0
+    out: Annotated[Path | None, "write the numbers to this JSON file as well"] = None
+
+
+def probe(flags: Probe) -> None:
+    import torch
+
+    model = load(flags.model)
+    table = model_table(model, flags.data)
+    if flags.label not in table.columns:
+        raise ValueError(
+            f"{flags.data}: has no column {flags.label!r} to probe; columns are "
+            f"{', '.join(table.columns)}. Name it with --label."
+        )
+    train, test = parts_of(table, flags.held_out, None)
+    torch.manual_seed(flags.seed)
+    fresh = from_config(to_config(model))
+    numbers: dict[str, float] = {}
+    for name, one in {"pretrained": model, "random_init": fresh}.items():
+        embedded = [
+            evaluation.embed(one, part, workers=flags.workers, device=flags.device)
+            for part in (train, test)
+        ]
+        pairs = [x for e in embedded for x in (e.features, e.labels[flags.label])]
+        numbers[f"probe_{name}"] = evaluation.linear_probe(*pairs, seed=flags.seed).accuracy
+        voted = evaluation.knn(*pairs).accuracy
+        assert voted is not None  # labels were given
+        numbers[f"knn_{name}"] = voted
+    print(f"{len(train)} training and {len(test)} test samples")
+    for what, name in (("probe", "linear probe"), ("knn", "nearest neighbours")):
+        after, before = numbers[f"{what}_pretrained"], numbers[f"{what}_random_init"]
+        print(f"{name:<20}{after:.3f} (random weights {before:.3f})")
+    if flags.out is not None:
+        flags.out.parent.mkdir(parents=True, exist_ok=True)
+        flags.out.write_text(json.dumps(numbers, indent=1) + "\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruct:
+    """Hide tokens of some samples, answer for them, and draw original, visible and answer."""
+
+    model: Annotated[Path, "folder of a saved model"]
+    data: Annotated[Path, "a file, or folder, CSV, Parquet, NPY or NPZ"]
+    out: Annotated[Path, "picture"] = Path("reconstructions.png")
+    masker: Annotated[str, "who is hidden, by plug-in name"] = "random"
+    ratio: Annotated[float, "share of tokens hidden"] = 0.75
+    limit: Annotated[int, "how many samples"] = 8
+    seed: Annotated[int, "of the masks"] = 0
+
+
+def reconstruct(flags: Reconstruct) -> None:
+    model = load(flags.model)
+    table = model_table(model, flags.data).head(flags.limit)
+    batch, skipped = as_batch(table, model.tokenizers)
+    masker = masker_of(flags.masker, flags.ratio)
+    drawn = pictures.reconstruction_rows(model, batch, masker, Step(flags.seed))
+    write_picture(drawn, flags.out)
+    errors = evaluation.reconstruction_error(model, table, masker, seed=flags.seed)
+    print(errors)
+    tell_skipped(skipped)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masks:
+    """Draw a masker on files, with the true numbers of visible and hidden tokens."""
+
+    data: Annotated[Path, "a file, or folder, CSV, Parquet, NPY or NPZ"]
+    kind: Annotated[str, "what the data are, by plug-in name"]
+    set: Annotated[tuple[str, ...], "fields of the kind's tokenizer: size=96x160,patch=8"] = ()
+    masker: Annotated[str, "who is hidden, by plug-in name"] = "random"
+    ratio: Annotated[float, "share of tokens hidden"] = 0.75
+    limit: Annotated[int, "how many samples"] = 4
+    seed: Annotated[int, "of the masks"] = 0
+    out: Annotated[Path, "picture"] = Path("masks.png")
+
+
+def masks(flags: Masks) -> None:
+    tokenizer = tokenizer_of(flags.kind, flags.set)
+    table = file_table(flags.data, flags.kind, flags.kind, tokenizer).head(flags.limit)
+    batch, skipped = as_batch(table, {flags.kind: tokenizer})
+    model = MaskedModel({flags.kind: tokenizer}, width=48, depth=1, heads=3)
+    masker = masker_of(flags.masker, flags.ratio)
+    write_picture(pictures.masks(model, batch, masker, seed=flags.seed), flags.out)
+    tokens = model.tokenize(batch)
+    generators = Step(flags.seed).generators(batch.sample_ids, "masking")
+    masking = masker(tokens.exists, generators, model.context(tokens))
+    for row, name in enumerate(batch.sample_ids):
+        visible, exists = int(masking.visible[row].sum()), int(masking.exists[row].sum())
+        hidden = exists - visible
+        print(
+            f"{name}: {visible} visible, {hidden} hidden of {exists} tokens ({hidden / exists:.1%})"
+        )
+    tell_skipped(skipped)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Describe(RunFlags):
+    """Describe a saved model, or the one that `pretrain` would build from the same flags."""
+
+    model: Annotated[Path | None, "folder of a saved model"] = None
+    kind: Annotated[str | None, "what the data are, by plug-in name"] = None
+    set: Annotated[tuple[str, ...], "fields of the kind's tokenizer: size=96x160,patch=8"] = ()
+
+
+def describe(flags: Describe) -> None:
+    if (flags.model is None) == (flags.kind is None):
+        raise ValueError("describe: give either --model FOLDER or --kind NAME.")
+    if flags.model is not None:
+        ratio = 0.75 if flags.ratio is None else flags.ratio
+        print(load(flags.model).describe(masker_of(flags.masker or "random", ratio)))
+        return
+    assert flags.kind is not None  # checked above
+    study_modalities = {flags.kind: tokenizer_of(flags.kind, flags.set)}
+    recipe = build_recipe(flags, study_modalities)
+    print(recipe.model.describe(recipe.objective.masker))
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "pretrain": (Pretrain, pretrain),
+    "embed": (Embed, embed),
+    "probe": (Probe, probe),
+    "reconstruct": (Reconstruct, reconstruct),
+    "masks": (Masks, masks),
+    "describe": (Describe, describe),
+}
+
+
+def run(name: str, argv: Sequence[str]) -> int:
+    if name == "doctor":
+        return doctor()
+    flags, command = COMMANDS[name]
+    given = from_command_line(flags, argv, prog=f"multimask {name}")
+    return guarded(lambda: command(given), name=f"multimask {name}")
+
+
+def write_picture(picture: np.ndarray | None, file: Path) -> None:
+    if picture is None:
+        raise ValueError("none of the modalities can be drawn: their tokenizers have no picture.")
+    pictures.save(picture, file)
+    print(f"picture in {file}")
+
+
+def tell_skipped(skipped: Sequence[tuple[str, str]]) -> None:
+    if skipped:
+        print(f"{len(skipped)} samples could not be read:")
+        for name, reason in skipped:
+            print(f"  {name}: {reason}")

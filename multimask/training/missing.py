@@ -1,0 +1,99 @@
+"""What the data lack, known before anything is read, and what that leaves to be visible."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from multimask.masking.budgets import Count
+from multimask.masking.context import Context
+from multimask.masking.masker import Masker
+from multimask.masking.rules import Ties
+from multimask.tokens import Samples, Slots
+
+Missing = Bool[np.ndarray, "rows modalities"]
+
+
+def missing_matrix(samples: Samples, names: Iterable[str]) -> Missing:
+    """Which row lacks which modality, by the columns alone: None or blank text is missing. Of a
+    modality without a column nothing is known; it is taken to be there."""
+    columns = samples.columns
+    found = [
+        blanks(columns[name]) if name in columns else np.zeros(len(samples), bool)
+        for name in names
+    ]
+    return np.stack(found, axis=1)
+
+
+def blanks(column: Sequence[Any]) -> Bool[np.ndarray, " rows"]:
+    known = getattr(column, "missing", None)  # a column that knows it at once
+    if isinstance(known, np.ndarray):
+        return known
+    empty = (entry is None or (isinstance(entry, str) and not entry) for entry in column)
+    return np.fromiter(empty, bool, len(column))
+
+
+def tokens_per_row(missing: Missing, slots: Slots) -> Int[np.ndarray, " rows"]:
+    """How many tokens a row has, every modality that is there filling its slots."""
+    return ~missing @ np.array([len(where) for where in slots.values()])
+
+
+def settled(
+    masker: Masker,
+    slots: Slots,
+    missing: Missing,
+    context: Context,
+    max_visible_share: float = 0.75,
+) -> Masker:
+    """The masker with its counts fixed for data that lack modalities.
+
+    k is one number for the run, small enough for the row with the fewest tokens:
+    `min(asked, floor(max_visible_share * fewest))`. All else is decoded, so that every row's
+    hidden tokens are scored. Unchanged when nothing is missing, when the masker asks for no more
+    than that, or when it is ragged. Rows without any modality do not count: they are skipped when
+    read. `missing` has a column a modality, in the order of `slots`.
+
+    Raises: ValueError when even the smallest count is too many for some row.
+    """
+    counts = tokens_per_row(missing, slots)
+    counts = counts[counts > 0]
+    total = sum(len(where) for where in slots.values())
+    if masker.ragged or len(counts) == 0 or counts.min() == total:
+        return masker
+    asked, decoded = masker.counts(total, context)
+    unit = masker.rule.unit(context) if isinstance(masker.rule, Ties) else 1
+    limit = math.floor(max_visible_share * int(counts.min()) + 1e-6) // unit
+    if limit == 0:
+        raise ValueError(
+            f"fit: some row has {counts.min()} tokens, of which max_visible_share="
+            f"{max_visible_share} leaves fewer than {unit} visible; leave such rows out with "
+            "drop_below, or give the masker ragged=True (pads and attention-masks)."
+        )
+    if asked <= limit * unit:
+        return masker
+    whole = decoded == total - asked
+    rest = total // unit - limit if whole else decoded // unit
+    return replace(masker, budget=Count(limit, rest))
+
+
+def told(
+    asked: int, visible: int, missing: Missing, slots: Slots, names: Sequence[str], share: float
+) -> str:
+    """The sentence that says why fewer tokens stay visible than were asked for."""
+    counts = tokens_per_row(missing, slots)
+    fewest = counts[counts > 0].min()
+    rows = np.flatnonzero(counts == fewest)
+    lacking = [name for name, gone in zip(slots, missing[rows[0]], strict=True) if gone]
+    return (
+        f"{visible} tokens stay visible instead of {asked}: {len(rows)} of {len(counts)} rows "
+        f"have only {fewest} tokens (first {some(names[row] for row in rows[:3])}, which lacks "
+        f"{', '.join(lacking)}), of which at most {share:.0%} may be visible. Leave such rows out "
+        "with drop_below, or give the masker ragged=True, to keep more."
+    )
+
+
+def some(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in names)

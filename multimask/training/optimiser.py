@@ -1,0 +1,72 @@
+"""Fused AdamW, and a learning rate that rises linearly and falls as half a cosine."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate of step s: `peak * (s + 1) / warmup` while s < warmup, then half a cosine from
+    peak to `floor`, which the step after the last would reach.
+
+    >>> rate = Schedule(peak=1.0, total=12, warmup=2)
+    >>> [round(rate(step), 2) for step in (0, 1, 2, 7, 11)]
+    [0.5, 1.0, 1.0, 0.5, 0.02]
+    """
+
+    peak: float
+    total: int
+    warmup: int = 0
+    floor: float = 0.0
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup:
+            return self.peak * (step + 1) / self.warmup
+        done = min(1.0, (step - self.warmup) / max(1, self.total - self.warmup))
+        return self.floor + (self.peak - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def warmup_steps(warmup: float, total: int) -> int:
+    """A whole number of steps as given; a share of all steps otherwise.
+
+    >>> warmup_steps(0.05, 200), warmup_steps(7, 200)
+    (10, 7)
+    """
+    steps = warmup if isinstance(warmup, int) else math.floor(warmup * total + 1e-6)
+    if not (0 <= warmup and steps <= total):
+        raise ValueError(
+            f"fit: warmup={warmup} must be a share of the steps in [0, 1], or a number of steps "
+            f"up to {total}."
+        )
+    return steps
+
+
+def adamw(
+    modules: Iterable[nn.Module],
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    fused: bool = True,
+) -> torch.optim.AdamW:
+    """Everything that takes a gradient, each once; no weight decay on scales, biases and other
+    one-dimensional parameters."""
+    parameters = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
+    flat = [p for p in parameters.values() if p.ndim <= 1]
+    rest = [p for p in parameters.values() if p.ndim > 1]
+    groups = [
+        {"params": rest, "weight_decay": weight_decay},
+        {"params": flat, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise ValueError("fit: neither model nor objective has a parameter that trains.")
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused)
+
+
+def scheduled(optimizer: torch.optim.Optimizer, schedule: Schedule) -> LambdaLR:
+    return LambdaLR(optimizer, lambda step: schedule(step) / schedule.peak)

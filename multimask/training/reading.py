@@ -1,0 +1,132 @@
+"""What a loader's worker does for one sample: read it, or say why not."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int
+from torch import Generator
+from torch.utils.data import Dataset
+
+from multimask.tokens import BadSample, Sample, Samples, sample_generator
+from multimask.training.sampler import Draw
+
+
+class Skipped(NamedTuple):
+    """Stands where a sample could not be used."""
+
+    id: str
+    reason: str
+
+
+class Item(NamedTuple):
+    """What one draw gave."""
+
+    epoch: int
+    sample: Sample | Skipped
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """Samples that can be read with their random augmentation."""
+
+    def draw(self, index: int, generator: Generator) -> Sample: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Reading(Dataset[Item]):
+    """Reads draws; with `augmented` those of samples that can `draw` are augmented, from the
+    sample's own generator. BadSample and OSError become `Skipped`; anything else is a bug and ends
+    the run."""
+
+    samples: Samples
+    seed: int = 0
+    augmented: bool = True
+    ids: Sequence[Any] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", self.samples.columns.get("id"))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, draw: Draw) -> Item:
+        name = self.name(draw.index)
+        try:
+            sample = self.read(draw, name)
+        except (BadSample, OSError) as error:
+            return Item(draw.epoch, Skipped(name, str(error)))
+        return Item(draw.epoch, {"id": name, **sample})
+
+    def read(self, draw: Draw, name: str) -> Sample:
+        if self.augmented and isinstance(self.samples, Draws):
+            generator = sample_generator(self.seed, draw.epoch, name, "augment")
+            return self.samples.draw(draw.index, generator)
+        return self.samples[draw.index]
+
+    def name(self, index: int) -> str:
+        known = None if self.ids is None else self.ids[index]
+        return str(index) if known is None else str(known)
+
+
+# --- samples in a list, and some rows of samples --------------------------------------------------
+
+
+def as_samples(samples: Samples | Sequence[Sample]) -> Samples:
+    """What has columns as it is; a plain list of samples with columns looked up in it."""
+    return samples if isinstance(samples, Samples) else Listed(tuple(samples))
+
+
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """Samples held in memory. Its columns only tell which keys a sample has, and its id."""
+
+    items: tuple[Sample, ...]
+    extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.items)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.items[index]
+
+    @property
+    def columns(self) -> Mapping[str, Sequence[Any]]:
+        names = sorted({name for item in self.items for name in item})
+        found = {name: [item.get(name) for item in self.items] for name in names}
+        return {**found, **self.extra}
+
+    def with_columns(self, **columns: Sequence[Any]) -> "Listed":
+        return Listed(self.items, {**self.extra, **columns})
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Some rows of samples, in this order, read without augmentation."""
+
+    samples: Samples
+    rows: Int[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[int(self.rows[index])]
+
+    @property
+    def columns(self) -> Mapping[str, Sequence[Any]]:
+        kept = self.rows.tolist()
+        return {name: [values[row] for row in kept] for name, values in self.samples.columns.items()}
+
+    def with_columns(self, **columns: Sequence[Any]) -> "Rows":
+        whole = {}
+        for name, values in columns.items():
+            spread: list[Any] = [None] * len(self.samples)
+            for row, value in zip(self.rows.tolist(), values, strict=True):
+                spread[row] = value
+            whole[name] = spread
+        return Rows(self.samples.with_columns(**whole), self.rows)

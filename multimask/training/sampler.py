@@ -1,0 +1,75 @@
+"""Which samples make up which step: a function of seed and epoch, without state."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch.utils.data import Sampler
+
+from multimask.tokens import sample_generator
+
+
+class Draw(NamedTuple):
+    """One reading of one sample: its randomness comes from its id and this epoch."""
+
+    index: int
+    epoch: int
+
+
+def never() -> int:
+    return 0
+
+
+class EpochSampler(Sampler[list[Draw]]):
+    """A permutation of the rows per epoch, cut into batches.
+
+    `batch_size` samples make one optimiser step of all ranks together; a rank takes its share of
+    each such batch. Samples left over at the end of an epoch are dropped. Iteration starts behind
+    the batches that are trained already, as `trained` counts them when it begins; the length stays
+    that of the full epoch.
+
+    >>> sampler = EpochSampler(np.arange(10), batch_size=4)
+    >>> len(sampler), [draw.epoch for draw in next(iter(sampler))]
+    (2, [0, 0, 0, 0])
+    """
+
+    def __init__(
+        self,
+        rows: Int[np.ndarray, " n"],
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        trained: Callable[[], int] = never,
+    ) -> None:
+        if len(rows) < batch_size:
+            raise ValueError(
+                f"fit: {len(rows)} samples do not fill one batch of batch_size={batch_size}; "
+                "lower batch_size or bring more samples."
+            )
+        if batch_size % world_size:
+            raise ValueError(
+                f"fit: batch_size={batch_size} cannot be shared among {world_size} ranks."
+            )
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.rank, self.share = rank, batch_size // world_size
+        self.trained = trained
+
+    def __len__(self) -> int:
+        return len(self.rows) // self.batch_size
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        # not a generator: where it starts is settled now, not when the first batch is asked for
+        epoch, start = divmod(self.trained(), len(self))
+        order = self.order(epoch)
+        return (self.batch(order, epoch, number) for number in range(start, len(self)))
+
+    def order(self, epoch: int) -> Int[np.ndarray, " n"]:
+        generator = sample_generator(self.seed, epoch, "", "order")
+        return self.rows[torch.randperm(len(self.rows), generator=generator).numpy()]
+
+    def batch(self, order: Int[np.ndarray, " n"], epoch: int, number: int) -> list[Draw]:
+        start = number * self.batch_size + self.rank * self.share
+        return [Draw(int(index), epoch) for index in order[start : start + self.share]]

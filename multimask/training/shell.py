@@ -1,0 +1,274 @@
+"""The Lightning module that trains any model with any objective.
+
+It owns the quotient of every term: totals over counts, both summed over all micro-batches and
+ranks of an optimiser step first, so that neither changes what is learned.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from multimask.model import MaskedModel
+from multimask.objectives.base import Objective
+from multimask.tokens import Batch, Step, Term, sample_generator
+from multimask.training.clock import Clock
+from multimask.training.collate import Window
+from multimask.training.optimiser import Schedule, adamw, scheduled
+from multimask.training.result import TrainingError
+from multimask.training.tape import Sums, Tape
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a step needs to know about the run. `fused`: the one-kernel optimiser."""
+
+    seed: int
+    batch_size: int
+    num_rows: int
+    steps_per_epoch: int
+    schedule: Schedule
+    betas: tuple[float, float]
+    weight_decay: float
+    fused: bool
+    log_every: int
+
+    @property
+    def identity(self) -> dict[str, int]:
+        """What a resumed run must share for its batches to be the same."""
+        return {"seed": self.seed, "batch_size": self.batch_size, "rows": self.num_rows}
+
+
+class Shell(L.LightningModule):
+    """A loader's item is a window: the micro-batches of one optimiser step. All of them but the
+    last go backward inside `training_step`, so for Lightning a window is one batch, and its
+    clipping, mixed precision, callbacks and loggers work as ever."""
+
+    def __init__(self, model: MaskedModel, objective: Objective, run: Run, tape: Tape) -> None:
+        super().__init__()
+        self.model, self.objective, self.run, self.tape = model, objective, run, tape
+        self.held_out = Sums()
+        self.clock = Clock(run.batch_size)
+        self.beside: dict[str, float] = {}  # what callbacks add to an epoch's record
+
+    # --- one optimiser step -----------------------------------------------------------------------
+
+    def training_step(self, window: Window, batch_idx: int) -> Tensor:
+        index = self.global_step
+        step = Step(self.run.seed, index // self.run.steps_per_epoch, index)
+        self.tape.note(window)
+        seed_device(step, self.global_rank)
+        optimizer = self.trainer.optimizers[0]
+        optimizer.zero_grad()
+        counts, values = self.window_counts(window), {}
+        for batch in window[:-1]:
+            loss = self.share_of_loss(batch, step, counts, len(window), values)
+            with torch.autocast(self.device.type, enabled=False):
+                self.trainer.strategy.backward(loss, optimizer)
+        loss = self.share_of_loss(window[-1], step, counts, len(window), values)
+        if index == 0 and counts:
+            self.check_counts(counts, values)
+        self.tape.add({name: value for name, (value, _) in values.items()}, self.device)
+        return loss
+
+    def share_of_loss(
+        self,
+        batch: Batch,
+        step: Step,
+        counts: Mapping[str, Tensor],
+        num_batches: int,
+        values: dict[str, tuple[Tensor, Tensor]],
+    ) -> Tensor:
+        """What this micro-batch adds to the loss of the step; also added to `values`, by term, with
+        the terms' own counts."""
+        terms = self.terms(batch, step)
+        unknown = [name for name in terms if name not in counts]
+        own = self.over_ranks({name: terms[name].count for name in unknown})
+        loss = self.no_loss() if not batch.size else torch.zeros((), device=self.device)
+        for name, term in terms.items():
+            # Lightning averages gradients over ranks, hence their number
+            share = term.total * self.trainer.world_size
+            if name in counts:
+                share = share / counts[name].clamp(min=1)
+            else:
+                share = share / own[name].clamp(min=1) / num_batches
+            loss = loss + share
+            value, count = values.get(name, (0.0, 0.0))
+            values[name] = (value + share.detach(), count + term.count.detach())
+            self.tape.sums.add(name, term.total, term.count)
+        return loss
+
+    def terms(self, batch: Batch, step: Step) -> dict[str, Term]:
+        """The objective's; zeros under the same names for a batch of which nothing was read."""
+        if batch.size:
+            return self.objective(self.model, batch.to(self.device, non_blocking=True), step)
+        if self.trainer.world_size > 1 and not self.tape.names:
+            raise TrainingError(f"fit: nothing in the first batch could be read; {first_of(batch)}")
+        zero = torch.zeros((), device=self.device)
+        return {name: Term(zero, zero) for name in self.tape.names}
+
+    def no_loss(self) -> Tensor:
+        """Zero, with a gradient of zeros for every parameter, as other ranks expect."""
+        return sum((p.sum() * 0 for p in self.parameters() if p.requires_grad), torch.zeros(()))
+
+    def window_counts(self, window: Window) -> dict[str, Tensor]:
+        """The terms' counts over all micro-batches and ranks, as far as they are known before the
+        first backward. One micro-batch on one rank needs none: its own terms say."""
+        if len(window) == 1 and self.trainer.world_size == 1:
+            return {}
+        found = [self.objective.counts(self.model, batch) for batch in window]
+        names = [name for name in found[0] if all(name in counts for counts in found)]
+        sums = {name: torch.stack([counts[name] for counts in found]).sum() for name in names}
+        return self.over_ranks(sums)
+
+    def over_ranks(self, counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if not counts:
+            return {}
+        together = torch.stack([count.float() for count in counts.values()])
+        together = together.to(self.device, non_blocking=True)
+        return dict(zip(counts, self.reduced(together, "sum"), strict=True))
+
+    def reduced(self, tensor: Tensor, how: str) -> Tensor:
+        if self.trainer.world_size == 1:
+            return tensor
+        return self.trainer.strategy.reduce(tensor, reduce_op=how)
+
+    def check_counts(
+        self, counts: Mapping[str, Tensor], values: Mapping[str, tuple[Tensor, Tensor]]
+    ) -> None:
+        """Once a run: counts said ahead are those of the terms."""
+        own = self.over_ranks({name: values[name][1] for name in counts if name in values})
+        wrong = [name for name, count in own.items() if not torch.equal(count, counts[name])]
+        if wrong:
+            raise TrainingError(
+                f"{type(self.objective).__name__}: counts() and forward() disagree about "
+                f"{', '.join(wrong)}; let counts() leave out terms that it does not know."
+            )
+
+    # --- hooks ------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        run = self.run
+        modules = (self.model, self.objective)
+        peak = run.schedule.peak
+        optimizer = adamw(modules, peak, run.betas, run.weight_decay, run.fused)
+        scheduler = {"scheduler": scheduled(optimizer, run.schedule), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def optimizer_zero_grad(self, *args: Any) -> None:
+        """Nothing: it would come after the first micro-batches' backward."""
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        with torch.no_grad():
+            self.objective.after_step(self.model)
+
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        """Nothing: micro-batches move one by one, after their counts were read on the host."""
+        return batch
+
+    def on_train_start(self) -> None:
+        self.clock.start()
+
+    def on_train_epoch_start(self) -> None:
+        self.clock.start()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        last = self.trainer.is_last_batch
+        if last or self.global_step % self.run.log_every == 0:
+            self.tape.flush(self.reduced)
+            self.report()
+        self.clock.tick()
+
+    def report(self) -> None:
+        """The last step's numbers, to the loggers."""
+        row = {"loss_step": self.tape.losses[-1], "lr_step": self.lr}
+        for logger in self.loggers:
+            logger.log_metrics(row, step=self.global_step)
+
+    @property
+    def lr(self) -> float:
+        return self.trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_epoch_end(self) -> None:
+        self.tape.flush(self.reduced)
+        self.tape.check()
+        terms, self.tape.sums = self.tape.sums.averages(self.reduced), Sums()
+        record = {
+            **losses("loss", terms),
+            **self.beside,
+            "lr": self.lr,
+            "samples_per_second": self.clock.end_epoch(),
+        }
+        self.beside = {}
+        number = (self.global_step - 1) // self.run.steps_per_epoch
+        self.tape.epochs.append({"epoch": number, "step": self.global_step, **record})
+        self.log_dict(record, batch_size=1)
+
+    # --- held-out rows ----------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        self.held_out = Sums()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.tape.note([batch])
+        if not batch.size:
+            return
+        step = Step(self.run.seed, 0, 0)
+        seed_device(Step(self.run.seed, 0, batch_idx), self.global_rank)
+        terms = self.objective(self.model, batch.to(self.device, non_blocking=True), step)
+        for name, term in terms.items():
+            self.held_out.add(name, term.total, term.count)
+
+    def on_validation_epoch_end(self) -> None:
+        self.beside |= losses("loss_val", self.held_out.averages(self.reduced))
+
+    # --- checkpoints ------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.tape.flush(self.reduced)
+        checkpoint["multimask"] = {"identity": self.run.identity, "tape": self.tape.state()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint.get("multimask")
+        if saved is None:
+            raise ValueError("resume: this checkpoint was not written by multimask's fit.")
+        for name, value in self.run.identity.items():
+            if saved["identity"][name] != value:
+                raise ValueError(
+                    f"resume: the checkpoint was written with {name}={saved['identity'][name]}, "
+                    f"this run has {name}={value}; its batches would not be the same."
+                )
+        check_weights(checkpoint["state_dict"], self.state_dict())
+        self.tape.load(saved["tape"])
+
+
+def losses(prefix: str, terms: Mapping[str, float]) -> dict[str, float]:
+    """The sum of the terms under the prefix's own name, and each term."""
+    if not terms:
+        return {}
+    return {prefix: sum(terms.values())} | {f"{prefix}/{n}": x for n, x in terms.items()}
+
+
+def seed_device(step: Step, rank: int) -> None:
+    """Dropout and the like draw anew in every step, from the step alone: nothing to save."""
+    key = sample_generator(step.seed, step.epoch, str(step.index), "step", rank)
+    torch.manual_seed(key.initial_seed())
+
+
+def check_weights(saved: Mapping[str, Tensor], mine: Mapping[str, Tensor]) -> None:
+    for name in sorted(set(saved) | set(mine)):
+        shapes = [tuple(w[name].shape) if name in w else None for w in (saved, mine)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"resume: weights {name!r} have shape {shapes[0]} in the checkpoint and "
+                f"{shapes[1]} in this run; build the same model and objective."
+            )
+
+
+def first_of(batch: Batch) -> str:
+    pairs: Sequence[tuple[str, str]] = batch.skipped
+    return ": ".join(pairs[0]) if pairs else "it is empty."
