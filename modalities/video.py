@@ -27,7 +27,7 @@ class Tubelets:
     """Cut clips into non-overlapping boxes of `tubelet` frames by `patch` pixels.
 
     Raw contract, either of: a tensor `(frames, channels, height, width)`, uint8 in 0..255 or float
-    in 0..1; or a mapping of such `frames` and, where known, `seconds (frames,)`, when each is shown.
+    in 0..1; or a mapping of such `frames` and, where known, `seconds (frames,)`, their times.
     Values are standardised with `mean` and `std` (in 0..1, one number or one a channel) and laid
     out (frame, row, column, channel), channels innermost, as in VideoMAE (Tong et al., NeurIPS
     2022); `untokenize` inverts this exactly up to float rounding.

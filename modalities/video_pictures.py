@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-Frames = UInt8[np.ndarray, "t h w 3"]
+Frames = UInt8[np.ndarray, "t h _ 3"]
 
 
 def beside(clips: Sequence[Frames], gap: int = 2) -> Frames:

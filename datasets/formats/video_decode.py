@@ -160,17 +160,18 @@ def _decoded(decode: Callable[..., list[Any]], *args: Any) -> Iterator[Any]:
 def _in_order(path: AnyPath, order: list[int], max_pixels: int, threads: int) -> Found:
     """For files whose packets do not say when frames are shown, or say it wrongly: the n-th frame
     that is decoded."""
-    wanted, first = set(order), None
+    wanted = set(order)
+    first: float | None = None
     found: Found = {}
     with opened_video(path, max_pixels) as (container, stream):
         set_threads(stream, threads)
         rate = float(stream.average_rate or 0)
         for number, frame in enumerate(sound_frames(container, stream)):
-            first = frame.time if first is None else first
+            guessed = number / rate if rate else float(number)
+            time = guessed if frame.time is None else frame.time
+            first = time if first is None else first
             if number in wanted:
-                guessed = number / rate if rate else float(number)
-                timed = frame.time is not None and first is not None
-                found[number] = upright(frame), frame.time - first if timed else guessed
+                found[number] = upright(frame), time - first
             if number >= order[-1]:
                 break
     return found
