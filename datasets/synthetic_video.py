@@ -61,7 +61,7 @@ def moving_cameras(
     names = [f"{split}/{number:05d}.mp4" for split, number in rows]
     plans = [clip_plan(seed, split, number) for split, number in rows]
     if not all((root / name).is_file() for name in names):
-        textures = {split: list(textures_of(split, seed)) for split in ("train", "test")}
+        textures = {split: textures_of(split, seed) for split in dict(rows)}
         for (split, number), name, (motion, texture) in zip(rows, names, plans, strict=True):
             generator = sample_generator(seed, 0, f"{split}/{number}", "moving camera")
             layers = textures[split]
@@ -105,7 +105,7 @@ def write_whole(path: Path, clip: UInt8[np.ndarray, "t h w 3"]) -> None:
 
 
 def filmed(
-    textures: list[Float[Tensor, "3 h w"]],
+    textures: list[Float[Tensor, "3 _ _"]],
     texture: int,
     motion: str,
     frames: int,

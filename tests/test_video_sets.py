@@ -90,14 +90,14 @@ def test_something_something_in_both_versions(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Table:
     folder = tmp_path_factory.mktemp("made")
-    return moving_cameras(seed=3, train=16, test=8, frames=8, size=48, folder=folder)
+    return moving_cameras(seed=3, train=16, test=8, frames=8, size=64, folder=folder)
 
 
 def test_made_clips_are_files_of_one_seed(made: Table, tmp_path: Path) -> None:
-    again = moving_cameras(seed=3, train=16, test=8, frames=8, size=48, folder=tmp_path)
-    other = moving_cameras(seed=4, train=16, test=8, frames=8, size=48, folder=tmp_path / "4")
-    first, second, third = (t[5]["video"]["frames"] for t in (made, again, other))
-    assert first.shape == (8, 3, 48, 48)
+    again = moving_cameras(seed=3, train=2, test=0, frames=8, size=64, folder=tmp_path)
+    other = moving_cameras(seed=4, train=2, test=0, frames=8, size=64, folder=tmp_path / "4")
+    first, second, third = (t[1]["video"]["frames"] for t in (made, again, other))
+    assert first.shape == (8, 3, 64, 64)
     assert torch.equal(first, second)
     assert not torch.equal(first, third)
     assert made[5]["video"]["seconds"].tolist() == pytest.approx(np.arange(8) / 12, abs=1e-3)

@@ -160,18 +160,16 @@ def _decoded(decode: Callable[..., list[Any]], *args: Any) -> Iterator[Any]:
 def _in_order(path: AnyPath, order: list[int], max_pixels: int, threads: int) -> Found:
     """For files whose packets do not say when frames are shown, or say it wrongly: the n-th frame
     that is decoded."""
-    wanted = set(order)
-    first: float | None = None
+    wanted, start = set(order), 0.0
     found: Found = {}
     with opened_video(path, max_pixels) as (container, stream):
         set_threads(stream, threads)
-        rate = float(stream.average_rate or 0)
+        rate = float(stream.average_rate or 1)
         for number, frame in enumerate(sound_frames(container, stream)):
-            guessed = number / rate if rate else float(number)
-            time = guessed if frame.time is None else frame.time
-            first = time if first is None else first
+            time = number / rate if frame.time is None else float(frame.time)
+            start = time if number == 0 else start
             if number in wanted:
-                found[number] = upright(frame), time - first
+                found[number] = upright(frame), time - start
             if number >= order[-1]:
                 break
     return found

@@ -75,7 +75,7 @@ class Prober:
     Raises: BadSample for files that are no videos, and for those that decoders hang or crash on.
     """
 
-    limit: float = 30.0
+    limit: float = 60.0
     command: tuple[str, ...] = COMMAND
     _idle: dict[int, "LifoQueue[Child]"] = field(default_factory=dict, repr=False, compare=False)
     _known: "OrderedDict[tuple[Any, ...], dict[str, Any] | str]" = field(
