@@ -26,6 +26,15 @@ class Reader(Protocol):
     def read(self, source: Any, generator: Generator | None = None) -> Any: ...
 
 
+@runtime_checkable
+class Informed(Protocol):
+    """A reader that reads better for what its probe once found out, which a table keeps."""
+
+    def read_known(
+        self, source: Any, facts: Mapping[str, Any], generator: Generator | None = None
+    ) -> Any: ...
+
+
 Readers = Reader | Mapping[str, Reader | None] | None
 
 

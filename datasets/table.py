@@ -17,7 +17,7 @@ from multimask.datasets.columns import Column
 from multimask.datasets.formats.images import ImageReader
 from multimask.datasets.holdout import held_out
 from multimask.datasets.listing import Names, listed_columns, unique_ids
-from multimask.datasets.readers import Reader, Readers, ask, one_each
+from multimask.datasets.readers import Informed, Reader, Readers, ask, one_each
 from multimask.datasets.scan import folder_columns
 from multimask.tokens import Sample
 
@@ -267,11 +267,27 @@ class Table:
                 sample[modality] = torch.as_tensor(source)
             elif source is not None and reader is not None:
                 generator = None if seed is None else Generator().manual_seed(seed)
-                sample[modality] = reader.read(source, generator)
+                facts = self._reported(modality, index) if isinstance(reader, Informed) else {}
+                if facts and isinstance(reader, Informed):
+                    sample[modality] = reader.read_known(source, facts, generator)
+                else:
+                    sample[modality] = reader.read(source, generator)
         for name, column in self.columns.items():
             if name not in self.readers and "." not in name and column[index] is not None:
                 sample[name] = column[index]
         return sample
+
+    def _reported(self, modality: str, index: int) -> dict[str, Any]:
+        """What `check` kept of a file; nothing where it was not asked or found the file bad."""
+        prefix = f"{modality}."
+        found = {
+            name.removeprefix(prefix): column[index]
+            for name, column in self.columns.items()
+            if name.startswith(prefix)
+        }
+        if found.pop("problem", None) is not None:
+            return {}
+        return {name: value for name, value in found.items() if value is not None}
 
     def _source(self, modality: str, index: int) -> str | np.ndarray | Tensor | None:
         entry = self.columns[modality][index]

@@ -1,6 +1,7 @@
 """Batches whose samples differ in size: split into batches that agree, and merged again."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ def by_shape(batch: Batch) -> list[tuple[list[int], Batch]]:
     keys: list[list[object]] = [[] for _ in range(batch.size)]
     for name, part in ragged.items():
         for row, item in zip(part.rows.tolist(), part.data, strict=True):
-            keys[row].append((name, tuple(item.shape), str(item.dtype)))
+            keys[row].append((name, shape_of(item)))
     buckets: dict[str, list[int]] = {}
     for row, key in enumerate(keys):
         buckets.setdefault(repr(key), []).append(row)
@@ -33,14 +34,7 @@ def taken(batch: Batch, rows: list[int]) -> Batch:
         if not keep:
             continue
         device = part.rows.device
-        if isinstance(part.data, Tensor):
-            data = part.data[torch.tensor(keep, device=part.data.device)]
-        elif isinstance(part.data, Mapping):
-            data = {key: rows_of(value, keep, len(had)) for key, value in part.data.items()}
-        else:
-            data = [part.data[index] for index in keep]
-            if len({(item.shape, item.dtype) for item in data}) == 1:
-                data = torch.stack(data)
+        data = entries(part.data, keep, len(had))
         parts[name] = Part(data, torch.tensor([place[had[i]] for i in keep], device=device))
     return Batch(
         len(rows),
@@ -50,11 +44,29 @@ def taken(batch: Batch, rows: list[int]) -> Batch:
     )
 
 
-def rows_of(value: object, keep: list[int], count: int) -> object:
-    """These rows of one entry of a record; what is not one row a sample is shared by all."""
-    if isinstance(value, Tensor) and value.ndim and len(value) == count:
-        return value[torch.tensor(keep, device=value.device)]
-    return value
+def shape_of(item: Any) -> object:
+    """Shape and dtype of a sample's data; a mapping of tensors has those of each."""
+    if isinstance(item, Mapping):
+        return [(key, shape_of(item[key])) for key in sorted(item)]
+    return tuple(item.shape), str(item.dtype)
+
+
+def entries(data: Any, keep: list[int], count: int) -> Any:
+    """These of a part's `count` entries: of a tensor, a list, or a mapping of tensors; what a
+    mapping holds that has not one row a sample is shared by all."""
+    if isinstance(data, Tensor):
+        per_sample = data.ndim > 0 and len(data) == count
+        return data[torch.tensor(keep, device=data.device)] if per_sample else data
+    if isinstance(data, Mapping):
+        return {key: entries(value, keep, count) for key, value in data.items()}
+    if not isinstance(data, list):
+        return data
+    items = [data[index] for index in keep]
+    if len({repr(shape_of(item)) for item in items}) > 1:
+        return items
+    if isinstance(items[0], Mapping):
+        return {key: torch.stack([item[key] for item in items]) for key in items[0]}
+    return torch.stack(items)
 
 
 def merged(pieces: list[tuple[list[int], Latents]], size: int) -> Latents:

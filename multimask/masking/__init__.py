@@ -1,6 +1,7 @@
 """Masking: a rule says who is hidden, a budget how many, a masker is the two together."""
 
 from multimask.masking.budgets import Count, Natural, Ratio, num_visible
+from multimask.masking.lattices import RunningCell, Slab, Tube
 from multimask.masking.masker import Context, Masker, everything
 from multimask.masking.rules import Block, Grid, Uniform
 from multimask.masking.tied import Tied
@@ -13,7 +14,10 @@ __all__ = [
     "Masker",
     "Natural",
     "Ratio",
+    "RunningCell",
+    "Slab",
     "Tied",
+    "Tube",
     "Uniform",
     "everything",
     "num_visible",

@@ -32,18 +32,24 @@ class Target:
 
     unit: "none" regresses the values as they are; "patch" subtracts each token's mean and divides
     by its spread (MAE's norm_pix); "channel" does so per token and channel. The spread is
-    `sqrt(var + epsilon)`, var with n - 1 in the denominator when `unbiased` (MAE), else n.
+    `sqrt(var + epsilon)`, var with n - 1 in the denominator when `unbiased` (MAE), else n; with
+    `epsilon_on="spread"` it is `sqrt(var) + epsilon` (VideoMAE).
     """
 
     unit: Unit = "none"
     epsilon: float = 1e-6
     unbiased: bool = True
+    epsilon_on: Literal["variance", "spread"] = "variance"
 
     def __post_init__(self) -> None:
         if self.unit not in ("none", "patch", "channel"):
             raise ValueError(f"Target: unit={self.unit!r} must be 'none', 'patch' or 'channel'.")
         if self.epsilon <= 0:
             raise ValueError(f"Target: epsilon={self.epsilon} must be positive.")
+        if self.epsilon_on not in ("variance", "spread"):
+            raise ValueError(
+                f"Target: epsilon_on={self.epsilon_on!r} must be 'variance' or 'spread'."
+            )
 
     def statistics(
         self, values: Float[Tensor, "m g e"]
@@ -52,6 +58,8 @@ class Target:
         var, mean = torch.var_mean(
             values, dim=-1, keepdim=True, correction=1 if self.unbiased else 0
         )
+        if self.epsilon_on == "spread":
+            return mean, var.sqrt() + self.epsilon
         return mean, (var + self.epsilon).sqrt()
 
 
@@ -66,8 +74,8 @@ class LinearAdapter(nn.Module):
         target: how values become targets; "channel" needs a tokenizer with `channels`.
         position, decoder_position: classes from `nn.positions`; default sin-cos tables on
             lattices, an MLP of coordinates for sets.
-        named: add a learned modality embedding in the encoder too (the decoder always has one,
-            starting at zero).
+        named: add a learned modality embedding in the encoder too. decoder_named: add one in the
+            decoder, starting at zero (with a single modality it tells nothing).
     """
 
     def __init__(
@@ -79,6 +87,7 @@ class LinearAdapter(nn.Module):
         position: type | None = None,
         decoder_position: type | None = None,
         named: bool = False,
+        decoder_named: bool = True,
     ) -> None:
         super().__init__()
         self.tokenizer, self.target = tokenizer, target
@@ -101,7 +110,8 @@ class LinearAdapter(nn.Module):
             self.decoder_position = (decoder_position or position or default)(
                 tokenizer, decoder_width
             )
-            self.decoder_name = nn.Parameter(torch.zeros(decoder_width))
+            if decoder_named:
+                self.decoder_name = nn.Parameter(torch.zeros(decoder_width))
         self.apply(init_weights)
 
     def embed(self, values: Num[Tensor, "m c"], coords: Num[Tensor, "m p"]) -> Float[Tensor, "m w"]:
@@ -116,9 +126,10 @@ class LinearAdapter(nn.Module):
     def decoder_place(
         self, coords: Num[Tensor, "m p"], slots: Int[Tensor, " m"], grid: Grid | None
     ) -> Float[Tensor, "m w"]:
-        if self.decoder_position is None or self.decoder_name is None:
+        if self.decoder_position is None:
             raise ValueError("LinearAdapter: it was built for a model without a decoder.")
-        return self.decoder_position(coords, slots, grid) + self.decoder_name
+        place = self.decoder_position(coords, slots, grid)
+        return place if self.decoder_name is None else place + self.decoder_name
 
     def predict(self, features: Float[Tensor, "m w"]) -> Float[Tensor, "m c"]:
         return self.pred(features)
