@@ -236,23 +236,23 @@ class MaskedModel(nn.Module):
         inverse = places_in_rows(picks, flat.device)
         answers, start = {}, 0
         for name in self.slots:
-            source = picks.source.get(name)
+            adapter, source = self.adapter(name), picks.source.get(name)
+            by_place = getattr(adapter, "answers_by_place", False)
             if source is None:
-                values = flat.new_zeros(0, self.tokenizers[name].token_dim)
-                coords = flat.new_zeros(0, self.tokenizers[name].coord_dim)
+                tokenizer = self.tokenizers[name]
+                values = flat.new_zeros(0, tokenizer.token_dim)
+                coords = (flat.new_zeros(0, tokenizer.coord_dim),) if by_place else ()
             else:
                 part = tokens.modalities[name]
                 values = part.values.flatten(0, 1).index_select(0, source)
-                coords = coords_at(part, source)
+                coords = (coords_at(part, source),) if by_place else ()
             stop = start + len(values)
             if inverse is None:
                 at, chosen = torch.arange(start, stop, device=flat.device), flat
             else:
                 at = inverse[start:stop]
                 chosen = flat.index_select(0, at)
-            adapter = self.adapter(name)
-            by_place = (coords,) if getattr(adapter, "answers_by_place", False) else ()
-            answers[name] = (adapter.predict(chosen, *by_place), values, at)
+            answers[name] = (adapter.predict(chosen, *coords), values, at)
             start = stop
         return answers
 
