@@ -170,10 +170,18 @@ def collate(samples: Sequence[Sample], tokenizers: Mapping[str, Tokenizer]) -> B
 
 
 def stack(items: Sequence[Any], tokenizer: Tokenizer) -> Any:
-    """One tensor when all items agree in shape and dtype, else a list (mixed native sizes)."""
+    """One tensor when all items agree in shape and dtype, else a list (mixed native sizes).
+
+    Raises: BadSample for NaN or infinite numbers, unless the tokenizer says itself what exists.
+    """
     if isinstance(tokenizer, Collates):
         return tokenizer.collate(items)
     tensors = [torch.as_tensor(item) for item in items]
+    if not isinstance(tokenizer, KnowsValid):
+        for tensor in tensors:
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                count = int((~tensor.isfinite()).sum())
+                raise BadSample(f"{type(tokenizer).__name__}: {count} numbers are NaN or infinite.")
     if len({(t.shape, t.dtype) for t in tensors}) == 1:
         return torch.stack(tensors)
     return tensors

@@ -1,17 +1,17 @@
 """The contract checks hold for what is built in, and catch what breaks a promise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from multimask.masking import Block, Count, Grid, Masker, Ratio, Uniform
+from multimask.masking import Block, Context, Count, Grid, Masker, Ratio, Uniform
 from multimask.modalities.image import Fit, ImagePatches
 from multimask.nn.adapters import LinearAdapter
 from multimask.testing import check_adapter, check_masker, check_modality, check_tokenizer
-from multimask.tokens import Part, Tokens
+from multimask.tokens import Masking, Part, Tokens
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
@@ -142,3 +142,125 @@ class Herd:
 def test_a_broken_masker_is_caught() -> None:
     with pytest.raises(AssertionError, match="batch mates"):
         check_masker(Masker(Herd(), Ratio(0.5)), {"a": (8,)})
+
+
+# --- the promises of data that come as they like --------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Readings:
+    """A set: rows of three numbers, as many as there are, padded with NaN in a batch."""
+
+    coord_dim = 1
+    token_dim = 3
+    num_tokens = None
+
+    def collate(self, items: list[Tensor]) -> Tensor:
+        return nn.utils.rnn.pad_sequence(items, batch_first=True, padding_value=torch.nan)
+
+    def valid(self, part: Part) -> Tensor:
+        return ~part.data.isnan().any(dim=2)
+
+    def __call__(self, part: Part) -> Tokens:
+        return Tokens(part.data, part.data[..., :1], part.rows, self.valid(part))
+
+
+def test_a_set_of_any_length_keeps_the_contract() -> None:
+    check_modality(Readings(), [torch.rand(count, 3) for count in (4, 6, 5)], max_tokens=6)
+
+
+class Drifting(Windows):
+    def __call__(self, part: Part) -> Tokens:
+        tokens = super().__call__(part)
+        return Tokens(tokens.values + torch.rand(1), tokens.coords, part.rows, grid=(4,))
+
+
+class Standardising(Windows):
+    def __call__(self, part: Part) -> Tokens:
+        return super().__call__(Part(part.data - part.data.mean(), part.rows))
+
+
+class Spoiling(Windows):
+    def __call__(self, part: Part) -> Tokens:
+        tokens = super().__call__(part)
+        tokens = Tokens(tokens.values.clone(), tokens.coords, part.rows, grid=(4,))
+        part.data.zero_()
+        return tokens
+
+
+class Careless(Windows):
+    def collate(self, items: list[Tensor]) -> Tensor:
+        return torch.stack(items)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "told"),
+    [
+        (Drifting(), "the same data give other tokens"),
+        (Standardising(), "depend on its batch mates"),
+        (Spoiling(), "changes the raw data in place"),
+        (Careless(), "NaN reaches a token"),
+    ],
+)
+def test_an_unsteady_tokenizer_is_caught(tokenizer: Windows, told: str) -> None:
+    with pytest.raises(AssertionError, match=told):
+        check_tokenizer(tokenizer, [trace.clone() for trace in TRACES])
+
+
+@dataclass(frozen=True)
+class Proud(Windows):
+    """Brings an adapter one weight of which never does anything."""
+
+    def adapter(self, width: int, decoder_width: int | None) -> nn.Module:
+        adapter = LinearAdapter(self, width, decoder_width)
+        adapter.register_parameter("idle", nn.Parameter(torch.zeros(2)))
+        return adapter
+
+
+class Mixing(LinearAdapter):
+    """Centres each list of tokens it is given: what is visible depends on what else is."""
+
+    def embed(self, values: Tensor, coords: Tensor) -> Tensor:
+        content = super().embed(values, coords)
+        return content - content.mean(dim=0) if len(content) else content
+
+
+def test_a_weight_without_a_part_is_caught() -> None:
+    with pytest.raises(AssertionError, match=r"no gradient reaches adapters\.modality\.idle"):
+        check_modality(Proud(), TRACES)
+
+
+def test_an_adapter_that_mixes_samples_is_caught() -> None:
+    with pytest.raises(AssertionError, match="a subset embeds differently"):
+        check_adapter(Windows(), Mixing(Windows(), 24, 24), TRACES)
+
+
+@dataclass(frozen=True)
+class Unseeded:
+    def __call__(
+        self, exists: Tensor, generators: list[torch.Generator], context: object
+    ) -> Tensor:
+        return torch.rand(exists.shape)
+
+
+@dataclass(frozen=True)
+class Blind(Masker):
+    """Scores what does not exist like anything else."""
+
+    def __call__(
+        self, exists: Tensor, generators: list[torch.Generator], context: Context
+    ) -> Masking:
+        masking = super().__call__(torch.ones_like(exists), generators, context)
+        return replace(masking, exists=exists)
+
+
+@pytest.mark.parametrize(
+    ("masker", "told"),
+    [
+        (Masker(Unseeded(), Ratio(0.5)), "global generator"),
+        (Blind(Uniform(), Count(5)), "tokens that do not exist are visible"),
+    ],
+)
+def test_an_unfair_masker_is_caught(masker: Masker, told: str) -> None:
+    with pytest.raises(AssertionError, match=told):
+        check_masker(masker, {"a": (8,), "b": (4,)})

@@ -27,6 +27,7 @@ from multimask import (
 )
 from multimask.masking.context import Context
 from multimask.modalities.image import ImagePatches
+from multimask.nn.adapters import LinearAdapter, Target
 from multimask.nn.encoders import Encoder
 from multimask.nn.teacher import Teacher
 from multimask.tokens import Batch, Sample, Step, Term
@@ -175,6 +176,23 @@ def test_bf16_follows_fp32() -> None:
     _, mixed = trained(epochs=3, precision="bf16", accumulate=2)
     assert mixed.losses == pytest.approx(plain.losses, rel=0.05)
     assert mixed.losses != plain.losses
+
+
+def test_targets_and_counts_are_exact_under_autocast() -> None:
+    """Patches that hardly vary lose their shape in half precision; counts lose their last digits."""
+    made, flat = model(names="b"), torch.rand(300, 1, 12, 12) * 0.01 + 0.7
+    batch = collate([{"id": i, "b": picture} for i, picture in enumerate(flat)], made.tokenizers)
+    adapter = made.adapters["b"]
+    assert isinstance(adapter, LinearAdapter)
+    adapter.target = Target("patch")
+    nn.init.zeros_(adapter.pred.weight)  # answers zero: the error is that of the targets alone
+    objective = Reconstruction(Masker(Uniform(), Count(2, 7)))
+    exact = objective(made, batch, Step())["b"]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = objective(made, batch, Step())["b"]
+    assert mixed.total.dtype == torch.float32
+    assert float(mixed.count) == float(exact.count) == 2100
+    assert float(mixed.total) == pytest.approx(float(exact.total), rel=1e-4)
 
 
 # --- objectives -----------------------------------------------------------------------------------

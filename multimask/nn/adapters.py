@@ -145,8 +145,10 @@ class LinearAdapter(nn.Module):
     def error(
         self, prediction: Float[Tensor, "m c"], values: Num[Tensor, "m c"]
     ) -> Float[Tensor, " m"]:
-        wanted = self.targets(values.to(prediction.dtype))
-        return F.mse_loss(prediction, wanted, reduction="none").mean(dim=-1)
+        # under autocast predictions come in half precision; targets never do
+        exact = torch.promote_types(prediction.dtype, torch.float32)
+        wanted = self.targets(values.to(exact))
+        return F.mse_loss(prediction.to(exact), wanted, reduction="none").mean(dim=-1)
 
     @property
     def restoring_leaks(self) -> bool:

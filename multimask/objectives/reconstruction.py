@@ -53,6 +53,7 @@ class Reconstruction(Objective):
         terms = {}
         for name, (prediction, values, at) in model.predict(tokens, features, masking).items():
             error = model.adapter(name).error(prediction, values)
+            error = error.to(torch.promote_types(error.dtype, torch.float32))  # sums, counts: exact
             scored = asked.index_select(0, at).to(error.dtype)
             if self.average == "token":
                 total, count = (error * scored).sum(), scored.sum()

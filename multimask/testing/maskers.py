@@ -9,16 +9,19 @@ from multimask.tokens import Grid, Step, slots_of
 
 
 def check_masker(masker: Masker, grids: Mapping[str, Grid], samples: int = 6) -> None:
-    """Checks a masker that does not look at content on complete samples with these lattices.
+    """Checks a masker that does not look at content, on samples with these lattices.
 
     Counts are static and add up; a sample's masking depends neither on its batch mates nor on
-    their order; another epoch gives another masking unless the rule is deterministic.
+    their order, nor on torch's global generator; what a sample lacks is neither visible nor asked.
     """
     counts = {name: torch.Size(grid).numel() for name, grid in grids.items()}
     context = Context(slots_of(counts), dict(grids), complete=True)
     exists = torch.ones(samples, sum(counts.values()), dtype=torch.bool)
     ids = [f"sample {row}" for row in range(samples)]
+    global_state = torch.get_rng_state()
     masking = masker(exists, Step().generators(ids, "masking"), context)
+    same = torch.equal(torch.get_rng_state(), global_state)
+    assert same, "the rule draws from torch's global generator, not from the samples' own"
     k, d = masker.counts(exists.shape[1], context)
     assert masking.ids.shape == (samples, k), f"ids {tuple(masking.ids.shape)}, counted {k}"
     assert masking.decoded_ids.shape == (samples, d), "decoded_ids are not as many as counted"
@@ -35,3 +38,28 @@ def check_masker(masker: Masker, grids: Mapping[str, Grid], samples: int = 6) ->
         assert same, f"the masking of {ids[row]!r} depends on its batch mates"
         same = torch.equal(alone.decoded[0], masking.decoded[row])
         assert same, f"what is decoded of {ids[row]!r} depends on its batch mates"
+    back = masker(exists, Step().generators(ids[::-1], "masking"), context)
+    same = torch.equal(back.visible.flip(0), masking.visible)
+    assert same, "maskings depend on the order of the samples"
+    if len(grids) > 1:
+        check_absent(masker, context, ids)
+
+
+def check_absent(masker: Masker, context: Context, ids: list[str]) -> None:
+    """Every sample lacks one of the modalities."""
+    total = max(where.stop for where in context.slots.values())
+    k, d = masker.counts(total, context)
+    exists = torch.ones(len(ids), total, dtype=torch.bool)
+    for row, where in zip(range(len(ids)), list(context.slots.values()) * len(ids), strict=False):
+        if total - len(where) >= k:  # else too few are left
+            exists[row, where.start : where.stop] = False
+    lacking = Context(context.slots, context.grids)
+    masking = masker(exists, Step().generators(ids, "masking"), lacking)
+    sizes = masking.ids.shape[1], masking.decoded_ids.shape[1]
+    assert sizes == (k, d), f"counts {sizes} depend on what samples lack; complete ones have {k, d}"
+    absent = ~exists.gather(1, masking.ids)
+    assert not absent.any(), "tokens that do not exist are visible"
+    if masker.decoded is None:
+        hidden = (exists & ~masking.visible).sum(dim=1)
+        scored = masking.target.sum(dim=1)
+        assert torch.equal(scored, hidden.clamp(max=d)), "absent tokens are decoded before hidden"

@@ -1,5 +1,6 @@
 """What a tokenizer and its adapter promise, checked on a few of its own samples."""
 
+import copy
 import dataclasses
 import tempfile
 from collections.abc import Sequence
@@ -51,6 +52,8 @@ def check_tokenizer(tokenizer: Tokenizer, data: Sequence[Any]) -> None:
     if isinstance(tokenizer, HasGrid):
         assert tokens.grid is not None, f"{kind} has a grid but its tokens have none"
         assert torch.Size(tokens.grid).numel() == n, f"{kind}: grid {tokens.grid} of {n} tokens"
+    check_steady(tokenizer, data)
+    check_numbers(tokenizer, data)
     if isinstance(tokenizer, KnowsValid):
         same_or_none(
             tokenizer.valid(part), tokens.valid, f"{kind}: valid() before and after differ"
@@ -63,6 +66,41 @@ def check_tokenizer(tokenizer: Tokenizer, data: Sequence[Any]) -> None:
         check_picture(tokenizer, one_row(tokens), kind)
     assert from_config(to_config(tokenizer), {kind: type(tokenizer)}) == tokenizer, (
         f"{kind}: its configuration does not give it back"
+    )
+
+
+def check_steady(tokenizer: Tokenizer, data: Sequence[Any]) -> None:
+    """The same tokens every time and in every batch; raw data are left alone."""
+    kind, part = type(tokenizer).__name__, batch_of(tokenizer, data).parts[NAME]
+    raw = copy.deepcopy(part.data)
+    tokens = tokenizer(part)
+    untouched = not isinstance(raw, Tensor) or equal(raw, part.data)
+    assert untouched, f"{kind}: tokenizing changes the raw data in place"
+    again = tokenizer(part)
+    assert equal(again.values, tokens.values), f"{kind}: the same data give other tokens"
+    for row, item in enumerate(data):
+        alone = tokenizer(batch_of(tokenizer, [item]).parts[NAME])
+        n = alone.values.shape[1]  # a batch may be padded to its longest sample
+        close = torch.allclose(
+            alone.values[0].float(), tokens.values[row, :n].float(), atol=1e-5, equal_nan=True
+        )
+        assert close, f"{kind}: the tokens of a sample depend on its batch mates"
+
+
+def check_numbers(tokenizer: Tokenizer, data: Sequence[Any]) -> None:
+    """Not-a-number in the raw data is refused, or makes tokens that do not exist."""
+    broken = torch.as_tensor(data[0]).clone() if isinstance(data[0], Tensor | np.ndarray) else None
+    if broken is None or not broken.is_floating_point():
+        return
+    broken.view(-1)[0] = torch.nan
+    try:
+        tokens = tokenizer(batch_of(tokenizer, [broken]).parts[NAME])
+    except ValueError:  # BadSample is one
+        return
+    there = tokens.values if tokens.valid is None else tokens.values[tokens.valid]
+    assert there.isfinite().all(), (
+        f"{type(tokenizer).__name__}: NaN reaches a token; raise BadSample, or say in `valid` that "
+        "the token does not exist"
     )
 
 
@@ -84,10 +122,11 @@ def check_adapter(tokenizer: Tokenizer, adapter: torch.nn.Module, data: Sequence
     adapter.eval()
     tokens = tokenizer(batch_of(tokenizer, data).parts[NAME])
     rows, n, _ = tokens.values.shape
-    values = tokens.values.flatten(0, 1)
-    coords = tokens.coords.expand(rows, -1, -1).flatten(0, 1)
-    slots = torch.arange(n).repeat(rows)
-    some = torch.arange(0, rows * n, 3)
+    there = torch.ones(rows, n, dtype=torch.bool) if tokens.valid is None else tokens.valid
+    values = tokens.values[there]
+    coords = tokens.coords.expand(rows, -1, -1)[there]
+    slots = torch.arange(n).expand(rows, -1)[there]
+    some = torch.arange(0, len(values), 3)
     with torch.no_grad():
         whole = adapter.embed(values, coords)
         few = adapter.embed(values[some], coords[some])
@@ -99,7 +138,9 @@ def check_adapter(tokenizer: Tokenizer, adapter: torch.nn.Module, data: Sequence
         features = adapter.decoder_place(coords, slots, tokens.grid)
         prediction = adapter.predict(features)
         error = adapter.error(prediction, values)
-        assert error.shape == (rows * n,), f"{kind}: error {tuple(error.shape)}, one a token wanted"
+        assert error.shape == (len(values),), (
+            f"{kind}: error {tuple(error.shape)}, one a token wanted"
+        )
         assert error.isfinite().all(), f"{kind}: errors are not finite"
         none = adapter.embed(values[:0], coords[:0])
         assert none.shape == (0, whole.shape[1]), f"{kind}: no tokens must embed to no rows"
@@ -111,7 +152,8 @@ def check_modality(
     tokenizer: Tokenizer, data: Sequence[Any], max_tokens: int | None = None
 ) -> None:
     """All of the above, and through a small model: hidden content changes nothing, nor does the
-    order of samples; every weight has a gradient; the model comes back from disk as it was."""
+    order of samples or what others lack; every weight has a gradient; the model comes back from
+    disk as it was."""
     check_tokenizer(tokenizer, data)
     slots = {} if max_tokens is None else {NAME: max_tokens}
     torch.manual_seed(0)
@@ -140,6 +182,33 @@ def check_modality(
         model.eval().save(folder)
         again = load(folder, classes={kind: type(tokenizer)}).encode(batch).mean()
     assert torch.equal(again, model.encode(batch).mean()), f"{kind}: a saved model differs"
+    check_beside_another(tokenizer, data, max_tokens)
+
+
+def check_beside_another(
+    tokenizer: Tokenizer, data: Sequence[Any], max_tokens: int | None = None
+) -> None:
+    """Two modalities of the kind, one of which samples may lack."""
+    kind, pair = type(tokenizer).__name__, {"first": tokenizer, "second": tokenizer}
+    slots = {} if max_tokens is None else dict.fromkeys(pair, max_tokens)
+    torch.manual_seed(0)
+    model = MaskedModel(pair, max_tokens=slots, width=48, depth=1, heads=2).eval()
+    samples = [
+        {"id": "both", "first": data[0], "second": data[1]},
+        {"id": "one", "first": data[1]},
+        {"id": "other", "second": data[0]},
+    ]
+    with torch.no_grad():
+        together = model.encode(collate(samples, pair)).mean()
+        for row, sample in enumerate(samples):
+            alone = model.encode(collate([sample], pair)).mean()[0]
+            close = torch.allclose(alone, together[row], atol=1e-5)
+            assert close, f"{kind}: a sample notices what others have"
+    masker = Masker(Uniform(), Count(1))
+    terms = Reconstruction(masker)(model.train(), collate(samples[1:2], pair), Step())
+    torch.stack([term.value() for term in terms.values()]).sum().backward()
+    idle = [name for name, weight in model.named_parameters() if weight.grad is None]
+    assert not idle, f"{kind}: with a modality absent, no gradient reaches {', '.join(idle)}"
 
 
 def batch_of(tokenizer: Tokenizer, data: Sequence[Any]) -> Batch:
@@ -168,6 +237,11 @@ def scrambled(tokens: TokenBatch, hidden: Tensor) -> TokenBatch:
     other = torch.randn_like(part.values) if noise is None else noise
     changed = replace(part, values=torch.where(here, other, part.values))
     return TokenBatch(tokens.size, {NAME: changed}, tokens.slots)
+
+
+def equal(a: Tensor, b: Tensor) -> bool:
+    """Bit for bit, and NaN is NaN."""
+    return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
 
 
 def same_or_none(a: Tensor | None, b: Tensor | None, told: str) -> None:

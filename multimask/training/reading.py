@@ -45,9 +45,12 @@ class Reading(Dataset[Item]):
     seed: int = 0
     augmented: bool = True
     ids: Sequence[Any] | None = field(init=False)
+    draws: Draws | None = field(init=False)  # the samples, if they draw and are to
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", self.samples.columns.get("id"))
+        draws = self.samples if self.augmented and isinstance(self.samples, Draws) else None
+        object.__setattr__(self, "draws", draws)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -61,10 +64,10 @@ class Reading(Dataset[Item]):
         return Item(draw.epoch, {"id": name, **sample})
 
     def read(self, draw: Draw, name: str) -> Sample:
-        if self.augmented and isinstance(self.samples, Draws):
-            generator = sample_generator(self.seed, draw.epoch, name, "augment")
-            return self.samples.draw(draw.index, generator)
-        return self.samples[draw.index]
+        if self.draws is None:
+            return self.samples[draw.index]
+        generator = sample_generator(self.seed, draw.epoch, name, "augment")
+        return self.draws.draw(draw.index, generator)
 
     def name(self, index: int) -> str:
         known = None if self.ids is None else self.ids[index]

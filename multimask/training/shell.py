@@ -71,7 +71,8 @@ class Shell(L.LightningModule):
         index = self.global_step
         step = Step(self.run.seed, index // self.run.steps_per_epoch, index)
         self.tape.note(window)
-        seed_device(step, self.global_rank)
+        window = self.worthwhile(window)
+        seed_device(step, self.global_rank, self.device)
         optimizer = self.trainer.optimizers[0]
         optimizer.zero_grad()
         counts, values = self.window_counts(window), {}
@@ -84,6 +85,13 @@ class Shell(L.LightningModule):
             self.check_counts(counts, values)
         self.tape.add({name: value for name, (value, _) in values.items()}, self.device)
         return loss
+
+    def worthwhile(self, window: Window) -> Window:
+        """Without micro-batches of which nothing was read; at least one. Among several ranks all of
+        them: what one leaves out others would wait for."""
+        if self.trainer.world_size > 1:
+            return window
+        return tuple(batch for batch in window if batch.size) or tuple(window[-1:])
 
     def share_of_loss(
         self,
@@ -157,7 +165,7 @@ class Shell(L.LightningModule):
     ) -> None:
         """Once a run: counts said ahead are those of the terms."""
         own = self.over_ranks({name: values[name][1] for name in counts if name in values})
-        wrong = [name for name, count in own.items() if not torch.equal(count, counts[name])]
+        wrong = [name for name, count in own.items() if float(count) != float(counts[name])]
         if wrong:
             raise TrainingError(
                 f"{type(self.objective).__name__}: counts() and forward() disagree about "
@@ -239,7 +247,7 @@ class Shell(L.LightningModule):
         if not batch.size:
             return
         step = Step(self.run.seed, 0, 0)
-        seed_device(Step(self.run.seed, 0, batch_idx), self.global_rank)
+        seed_device(Step(self.run.seed, 0, batch_idx), self.global_rank, self.device)
         terms = self.objective(self.model, batch.to(self.device, non_blocking=True), step)
         for name, term in terms.items():
             self.held_out.add(name, term.total, term.count)
@@ -274,10 +282,15 @@ def losses(prefix: str, terms: Mapping[str, float]) -> dict[str, float]:
     return {prefix: sum(terms.values())} | {f"{prefix}/{n}": x for n, x in terms.items()}
 
 
-def seed_device(step: Step, rank: int) -> None:
+def seed_device(step: Step, rank: int, device: torch.device) -> None:
     """Dropout and the like draw anew in every step, from the step alone: nothing to save."""
-    key = sample_generator(step.seed, step.epoch, str(step.index), "step", rank)
-    torch.manual_seed(key.initial_seed())
+    key = sample_generator(step.seed, step.epoch, str(step.index), "step", rank).initial_seed()
+    # not torch.manual_seed: where there is no GPU it formats a traceback for every kind of one
+    torch.default_generator.manual_seed(key)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(key)
+    elif device.type == "mps":
+        torch.mps.manual_seed(key)
 
 
 def check_weights(saved: Mapping[str, Tensor], mine: Mapping[str, Tensor]) -> None:
