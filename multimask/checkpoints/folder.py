@@ -3,7 +3,8 @@
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +12,8 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from multimask.model import MaskedModel
 from multimask.plugins import from_config, to_config
@@ -56,7 +58,8 @@ def load(folder: str | Path, classes: Mapping[str, type] | None = None) -> Maske
                 f"found no {file.name}."
             )
     config = read_config(config_file)
-    expected = shapes_of(config, classes, config_file)
+    with at_most(count_of(weights_file)):
+        expected = shapes_of(config, classes, config_file)
     weights = read_weights(weights_file, expected)
     model = build(config, classes, config_file)
     model.load_state_dict(weights)
@@ -90,6 +93,9 @@ def build(config: Any, classes: Mapping[str, type] | None, file: Path) -> Masked
         raise ValueError(f"{file}: {error}") from error
     except TypeError as error:
         raise ValueError(f"{file}: an argument has the wrong type ({error}).") from error
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{file}: describes what cannot be built ({reason}).") from error
     if not isinstance(model, MaskedModel):
         raise ValueError(f"{file}: describes a {type(model).__name__}, expected a MaskedModel.")
     return model
@@ -97,8 +103,39 @@ def build(config: Any, classes: Mapping[str, type] | None, file: Path) -> Masked
 
 def shapes_of(config: Any, classes: Mapping[str, type] | None, file: Path) -> dict[str, Tensor]:
     """What the weights must look like, without allocating them."""
-    with torch.device("meta"):
-        return state_of(build(config, classes, file))
+    try:
+        with torch.device("meta"):
+            return state_of(build(config, classes, file))
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        raise ValueError(f"{file}: asks for weights of a size that cannot be.") from error
+
+
+def count_of(file: Path) -> int:
+    """How many weights a file holds."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return len(opened.keys())
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file}: not a whole safetensors file; it may be cut short.") from error
+
+
+@contextmanager
+def at_most(count: int) -> Iterator[None]:
+    """Stop building once there are far more weights than were saved: an absurd depth would fill
+    the memory with modules, even with nothing in them."""
+    made = 0
+
+    def counted(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal made
+        made += 1
+        if made > 2 * count + 100:  # building may put some in the place of others
+            raise ValueError(f"describes more weights than the {count} that were saved.")
+
+    handle = register_module_parameter_registration_hook(counted)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def read_weights(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

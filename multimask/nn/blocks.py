@@ -4,6 +4,8 @@ Parameter names follow facebookresearch/mae and timm (`norm1, attn.qkv, attn.pro
 mlp.fc2`), because public weights are written in them.
 """
 
+from collections.abc import Iterator
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
@@ -11,6 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Attend = Bool[Tensor, "b 1 1 s"]  # True where a key may be attended to; broadcast over queries
+
+
+MAX_DEPTH = 1000  # so that a damaged configuration cannot keep a loader busy for ever
 
 
 class Attention(nn.Module):
@@ -175,8 +180,8 @@ def check_heads(width: int, heads: int, who: str) -> None:
 
 
 def check_depth(depth: int, who: str) -> None:
-    if depth < 1:
-        raise ValueError(f"{who}: depth={depth} must be at least 1.")
+    if not 1 <= depth <= MAX_DEPTH:
+        raise ValueError(f"{who}: depth={depth} must be at least 1 and at most {MAX_DEPTH}.")
 
 
 def check_places(places: str, who: str) -> None:
@@ -184,9 +189,9 @@ def check_places(places: str, who: str) -> None:
         raise ValueError(f"{who}: places={places!r} must be 'once' or 'every'.")
 
 
-def drop_rates(last: float, depth: int) -> list[float]:
+def drop_rates(last: float, depth: int) -> Iterator[float]:
     """Drop-path rates rising linearly from 0 in the first block to `last` in the last."""
-    return [last * index / max(depth - 1, 1) for index in range(depth)]
+    return (last * index / max(depth - 1, 1) for index in range(depth))
 
 
 def init_weights(module: nn.Module) -> None:
