@@ -389,7 +389,7 @@ def test_flat_lists_lead_back_to_rows(ragged: bool) -> None:
     rows = {n: exists[:, s.start].nonzero().flatten() for n, s in FOUR.slots.items()}
     counts = {name: len(slots) for name, slots in FOUR.slots.items()}
     for ids, padded in ((found.ids, found.padded), (found.decoded_ids, found.decoded_padded)):
-        picks = find_picks(ids, exists, padded, FOUR.slots, rows, counts)
+        picks = find_picks(ids, exists.gather(1, ids), padded, FOUR.slots, rows, counts)
         lists = []
         for name, slots in FOUR.slots.items():
             slot = torch.arange(slots.start, slots.stop).expand(len(rows[name]), -1)

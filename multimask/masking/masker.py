@@ -84,9 +84,7 @@ class Masker:
             key = self.decoded(exists, generators, context).masked_fill(~exists, torch.inf)
         decoded_ids = key.argsort(dim=1, stable=True)[:, :d]
         padded = fewest < (exists.shape[1] if self.in_place else k)
-        return Masking(
-            ids, decoded_ids, exists, padded, decoded_padded=existing < d, counts=counts
-        )
+        return Masking(ids, decoded_ids, exists, padded, decoded_padded=existing < d, counts=counts)
 
     @staticmethod
     def fewest(exists: Bool[Tensor, "b n"], context: Context) -> int:
