@@ -179,7 +179,7 @@ def test_bf16_follows_fp32() -> None:
 
 
 def test_targets_and_counts_are_exact_under_autocast() -> None:
-    """Patches that hardly vary lose their shape in half precision; counts lose their last digits."""
+    """Patches that hardly vary would lose their shape in half precision, counts their digits."""
     made, flat = model(names="b"), torch.rand(300, 1, 12, 12) * 0.01 + 0.7
     batch = collate([{"id": i, "b": picture} for i, picture in enumerate(flat)], made.tokenizers)
     adapter = made.adapters["b"]
