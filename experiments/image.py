@@ -15,7 +15,7 @@ from multimask.cli.flags import run
 from multimask.datasets.embedded import digits
 from multimask.datasets.formats.images import ImageReader
 from multimask.datasets.table import Table
-from multimask.datasets.transforms import RandomResizedCrop, ResizeCrop, pair
+from multimask.datasets.transforms import RandomResizedCrop, ResizeCrop
 from multimask.modalities.image import ImagePatches
 from multimask.tokens import BadSample
 
@@ -66,18 +66,19 @@ PHOTOGRAPHS = {
 
 def main(config: Config) -> dict[str, object]:
     config = with_defaults(config, DIGITS if config.data is None else PHOTOGRAPHS)
-    size, patch = pair(config.image_size), pair(config.patch)
+    size, patch = sides(config.image_size, "--image-size"), sides(config.patch, "--patch")
+    channels = config.channels or 3
     if config.data is None:
         table = digits()
         train, test = parts_of(table, config.held_out, config.limit)
     else:
-        plain = ImageReader(channels=config.channels, transform=ResizeCrop(size))
+        plain = ImageReader(channels=channels, transform=ResizeCrop(size))
         crops = RandomResizedCrop(size, scale=(config.crop, 1.0), flip=config.flip)
         table = Table.open(config.data, reader=plain)
         train, test = parts_of(table, config.held_out, config.limit)
         train = train.with_readers(image=replace(plain, transform=crops))
-    mean, std = statistics(train, config.channels)
-    tokenizer = ImagePatches(size, patch, config.channels, mean, std)
+    mean, std = statistics(train, channels)
+    tokenizer = ImagePatches(size, patch, channels, mean, std)
     label = config.label if config.label in table.columns else None
     return carry_out(config, Study({"image": tokenizer}, train, test, label))
 
@@ -86,6 +87,14 @@ def with_defaults(config: Config, defaults: dict[str, object]) -> Config:
     """Flags that were not given take the value that suits the data."""
     unset = {name: value for name, value in defaults.items() if getattr(config, name) is None}
     return replace(config, **unset)
+
+
+def sides(size: int | tuple[int, ...] | None, flag: str) -> tuple[int, int]:
+    """(height, width) of a flag that may give one side of a square."""
+    given = (size, size) if isinstance(size, int) else size or ()
+    if len(given) != 2:
+        raise ValueError(f"{flag}: write one side, 64, or height x width, 96x160.")
+    return given[0], given[1]
 
 
 def statistics(train: Table, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

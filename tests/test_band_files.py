@@ -200,7 +200,7 @@ def test_envi_in_every_order(tmp_path: Path, order: str, byte_order: int, dtype:
 @pytest.mark.parametrize("change", ["body", "bands", "type", "brace", "count"])
 def test_envi_files_that_disagree(tmp_path: Path, change: str) -> None:
     fields = {"wavelength": "{1, 2, 3}"} if change == "count" else {}
-    write_envi(tmp_path / "a", cube(), "bsq", **fields)
+    write_envi(tmp_path / "a", cube(), "bsq", **fields)  # pyright: ignore[reportArgumentType]
     header, body = tmp_path / "a.hdr", tmp_path / "a.raw"
     if change == "body":
         body.write_bytes(body.read_bytes()[:-1])

@@ -183,6 +183,8 @@ def test_a_list_of_samples_has_columns() -> None:
     assert columns["b"][0] is None
     assert columns["label"] == [None, 1]
     assert columns["c"] == [None, None]
+    with pytest.raises(ValueError, match=r"the id 's1' occurs twice"):
+        as_samples([sample(0), sample(1), sample(1)])
 
 
 def test_rows_are_samples_too() -> None:

@@ -200,7 +200,7 @@ def test_rows_that_only_turn_out_short_are_skipped(caplog: pytest.LogCaptureFixt
     ((name, why),) = result.skipped
     assert name == "0"
     assert "4 tokens, but 8 are to stay visible" in why
-    assert "1 samples could not be used" in said
+    assert "one sample could not be used and left out" in said
 
 
 def test_ragged_runs_keep_what_was_asked_for(caplog: pytest.LogCaptureFixture) -> None:

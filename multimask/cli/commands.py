@@ -74,7 +74,8 @@ def embed(flags: Embed) -> None:
     )
     flags.out.parent.mkdir(parents=True, exist_ok=True)
     labels = {f"label_{name}": values.astype(str) for name, values in made.labels.items()}
-    np.savez(flags.out, ids=np.array(made.ids), features=made.features, **labels)
+    arrays = {"ids": np.array(made.ids), "features": made.features} | labels
+    np.savez(flags.out, **arrays)  # pyright: ignore[reportArgumentType]
     print(f"{len(made.ids)} vectors of {made.features.shape[1]} numbers in {flags.out}")
     tell_skipped(made.skipped)
 

@@ -15,14 +15,15 @@ Precision = Literal["32", "bf16", "fp16", "tf32"]
 
 
 def chosen_device(device: str) -> torch.device:
-    """ "auto" takes a GPU where there is one. Raises ValueError for a device that is not here."""
+    """What was asked for; "auto" takes a GPU where there is one. Raises ValueError for a device
+    that is not here."""
     here = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if device == "auto":
-        return torch.device(next(kind for kind, there in here.items() if there))
+        device = next(kind for kind, there in here.items() if there)
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
@@ -32,6 +33,8 @@ def chosen_device(device: str) -> torch.device:
             f"fit: device={device!r} is not on this machine; it has "
             f"{', '.join(kind for kind, there in here.items() if there)}."
         )
+    if chosen.type == "cuda" and ranks() > 1:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return chosen
 
 

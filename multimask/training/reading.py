@@ -89,7 +89,13 @@ def blanks(column: Sequence[Any]) -> Bool[np.ndarray, " rows"]:
 def as_samples(samples: Samples | Sequence[Sample], names: Iterable[str] = ()) -> Samples:
     """What has columns as it is; a plain list of samples with columns looked up in it, these names
     among them."""
-    return samples if isinstance(samples, Samples) else Listed(tuple(samples), tuple(names))
+    if isinstance(samples, Samples):
+        return samples
+    ids = [str(sample["id"]) for sample in samples if sample.get("id") is not None]
+    if len(set(ids)) < len(ids):
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise ValueError(f"samples: the id {twice!r} occurs twice; ids must differ.")
+    return Listed(tuple(samples), tuple(names))
 
 
 @dataclass(frozen=True, eq=False)

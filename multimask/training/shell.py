@@ -38,6 +38,9 @@ class Run:
     min_lr: float
     fused: bool
 
+    def __post_init__(self) -> None:
+        _ = self.schedule  # raises for a warm-up that cannot be
+
     @property
     def schedule(self) -> Schedule:
         total = self.epochs * self.steps_per_epoch

@@ -155,8 +155,9 @@ class Tape:
         """One sentence about what was skipped."""
         names = list(self.seen.skipped)
         first, more = names[0], f" and {len(names) - 1} more" if len(names) > 1 else ""
+        number = "one sample" if len(names) == 1 else f"{len(names)} samples"
         return (
-            f"{len(names)} samples could not be used and were left out: {first!r} "
+            f"{number} could not be used and left out: {first!r} "
             f"({self.seen.skipped[first]}){more}."
         )
 
