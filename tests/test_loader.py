@@ -14,8 +14,10 @@ from multimask import BadSample, Block, Count, MaskedModel, Masker, Ratio, Step,
 from multimask.masking.context import Context
 from multimask.modalities.image import ImagePatches
 from multimask.tokens import Batch, Picks, Sample
+from multimask.training import parcel
 from multimask.training.collate import Collate, Windows
 from multimask.training.loader import loader
+from multimask.training.parcel import Packed, Parcel
 from multimask.training.reading import Item, Listed, Reading, Rows, Skipped, as_samples
 from multimask.training.sampler import Draw, EpochSampler
 
@@ -262,6 +264,21 @@ def test_a_rule_that_looks_at_content_waits_for_it() -> None:
         batch = Collate.of(model(), masker)(items(sample(0), sample(1, "a")))
         assert batch.masking is None
         assert batch.sample_ids == ("s0",)  # too few tokens are known without looking
+
+
+def test_a_parcel_holds_what_was_put_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = model()
+    pack = Packed(Windows(Collate.of(made, Masker(Uniform(), Count(6))), 2))
+    plain = pack(items(sample(0), sample(1)))
+    monkeypatch.setattr(parcel, "get_worker_info", lambda: "in a worker")
+    for limit in (parcel.SMALL, 0):
+        monkeypatch.setattr(parcel, "SMALL", limit)
+        sent = pack(items(sample(0), sample(1)))
+        assert isinstance(sent, Parcel)
+        assert bool(sent.large) == (limit == 0)
+        assert_same(sent.opened(), plain)
+    half = Packed(lambda items: {"x": torch.ones(3, dtype=torch.bfloat16)})([])
+    assert_same(half.opened(), {"x": torch.ones(3, dtype=torch.bfloat16)})
 
 
 # --- together -------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from multimask.model import MaskedModel
 from multimask.tokens import Batch
 from multimask.training import hardware
 from multimask.training.collate import Collate, Windows
+from multimask.training.parcel import OpeningLoader, Packed
 from multimask.training.reading import Reading
 from multimask.training.rows import Chosen
 from multimask.training.sampler import Draw, EpochSampler
@@ -44,15 +45,15 @@ def loaders(
 def loader(
     reading: Reading,
     batches: EpochSampler | Sequence[list[Draw]],
-    collate: Callable[[list[Any]], Any],
+    collate: Callable[[Sequence[Any]], Any],
     workers: int = 0,
     pinned: bool = False,
 ) -> DataLoader[Any]:
     """Reads what `batches` lists. Takes nothing from torch's global generator."""
-    return DataLoader(
+    return OpeningLoader(
         reading,
         batch_sampler=batches,
-        collate_fn=collate,
+        collate_fn=Packed(collate),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pinned,
