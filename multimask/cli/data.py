@@ -86,8 +86,11 @@ def only_modality(model: MaskedModel) -> str:
     return names[0]
 
 
-def parts_of(table: Table, held_out: float, limit: int | None) -> tuple[Table, Table]:
-    """Training and test rows: the data's own split, else a share held out by id."""
+def parts_of(
+    table: Table, held_out: float, limit: int | None, by: str | None = None
+) -> tuple[Table, Table]:
+    """Training and test rows: the data's own split, else a share held out by id, or by whole groups
+    of rows that agree in the column `by`."""
     train = test = None
     if "split" in table.columns:
         named = set(table.columns["split"])
@@ -95,7 +98,7 @@ def parts_of(table: Table, held_out: float, limit: int | None) -> tuple[Table, T
         if "train" in named and other is not None:
             train, test = table.where(split="train"), table.where(split=other)
     if train is None or test is None:
-        train, test = table.split_off(held_out, seed=0)
+        train, test = table.split_off(held_out, seed=0, by=by)
     return (train, test) if limit is None else (train.head(limit), test.head(limit))
 
 
