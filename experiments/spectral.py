@@ -38,6 +38,7 @@ from multimask.model import MaskedModel
 from multimask.tokens import BadSample, Step
 
 LOOK_AT = 256  # samples that bands, sizes, mean and spread are taken from
+TRAIN, TEST = 800, 400  # made scenes
 LARGEST, PATCH = 64, 8  # pixels a side of a sample and a patch, where flags do not say
 LAYOUTS: dict[str, Callable[[Path], Table]] = {
     "eurosat-ms": eurosat_ms,
@@ -55,7 +56,7 @@ class Config(RunFlags):
     """Masked pre-training on spectral imagery and pictures of many channels."""
 
     out: Annotated[Path, "run folder"] = Path("runs/spectral")
-    epochs: Annotated[int, "passes over the training rows"] = 24
+    epochs: Annotated[int, "passes over the training rows"] = 40
     batch_size: Annotated[int, "samples an optimiser step"] = 32
     layout: Annotated[str | None, f"public set that --data holds: {', '.join(LAYOUTS)}"] = None
     bands: Annotated[
@@ -102,10 +103,9 @@ def main(config: Config) -> dict[str, Any]:
     train, test = parts_of(table, config.held_out, config.limit, config.split_by)
     modalities: dict[str, Tokenizer] = {}
     for name in table.readers:
-        found = looked_at(train, name)
-        tokenizer = fitted(found, config)
-        modalities[name] = tokenizer
         reader: Any = table.readers[name]  # all of them crop and flip
+        tokenizer = fitted(looked_at(train, name), config, getattr(reader, "scale", 1.0))
+        modalities[name] = tokenizer
         plain = replace(reader, size=tokenizer.size, flips=False)
         test = test.with_readers(**{name: plain})
         train = train.with_readers(**{name: replace(plain, flips=True)})
@@ -135,7 +135,7 @@ def opened(config: Config) -> Table:
         size = sides(config.image_size, "--image-size")
         if size[0] != size[1]:
             raise ValueError("--image-size: made scenes are square.")
-        return mixture_scenes(size=size[0], wavelengths=made_wavelengths(config.bands))
+        return scenes(size[0], config.bands)
     if config.layout is not None:
         if config.layout not in LAYOUTS:
             raise ValueError(f"--layout {config.layout!r} must be one of {', '.join(LAYOUTS)}.")
@@ -150,10 +150,14 @@ def opened(config: Config) -> Table:
     return table.with_readers(**{n: replace(r, bands=kept) for n, r in readers.items()})
 
 
+def scenes(size: int, bands: tuple[str, ...]) -> Table:
+    return mixture_scenes(TRAIN, TEST, size, made_wavelengths(bands))
+
+
 def made_wavelengths(words: tuple[str, ...]) -> tuple[float, ...]:
     """The bands that see the made scenes: a sensor's name, or wavelengths."""
-    if len(words) < 2 and "".join(words or ("sentinel2",)) in SENSORS:
-        return SENSORS["".join(words or ("sentinel2",))]
+    if len(words) < 2 and "".join(words or ("landsat7",)) in SENSORS:
+        return SENSORS["".join(words or ("landsat7",))]
     _, nm = stated_bands(words)
     if any(x != x for x in nm):
         raise ValueError(
@@ -215,7 +219,7 @@ def looked_at(train: Table, name: str) -> Found:
     return found
 
 
-def fitted(found: Found, config: Config) -> SpectralPatches:
+def fitted(found: Found, config: Config, scale: float) -> SpectralPatches:
     """The tokenizer that the flags and the data ask for."""
     patch = sides(PATCH if config.patch is None else config.patch, "--patch")
     if config.image_size is None:
@@ -238,6 +242,8 @@ def fitted(found: Found, config: Config) -> SpectralPatches:
         mean=tuple(mean for mean, _ in statistics),
         std=tuple(std for _, std in statistics),
         projections=config.projections,
+        scale=scale,
+        nodata=config.nodata,
     )
 
 
@@ -314,7 +320,7 @@ def through(config: Config, study: Study, word: str) -> tuple[Table, Table]:
     """The same samples through other bands: training and test rows, neither augmented."""
     if config.data is None:
         size = sides(config.image_size, "--image-size")[0]
-        seen = mixture_scenes(size=size, wavelengths=made_wavelengths(tuple(word.split("+"))))
+        seen = scenes(size, tuple(word.split("+")))
         train, test = parts_of(seen, config.held_out, config.limit, config.split_by)
         return train, test
     kept = tuple(int(band) if band.isdigit() else band for band in word.split("+"))

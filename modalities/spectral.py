@@ -54,6 +54,8 @@ class SpectralPatches:
         colours: nm that pictures show as red, green and blue.
         projections: of the adapter: one linear layer for all bands, or one a listed band, mixed for
             those between (`SpectralAdapter`).
+        scale, nodata: of the numbers in files, as their reader was told. Not applied here: kept so
+            that whoever has the saved model reads files as they were read.
     Raises: ValueError for arguments that do not fit; BadSample for samples that break the contract.
 
     >>> patches = SpectralPatches(size=8, patch=4, bands=3, wavelengths=(490.0, 560.0, 665.0))
@@ -72,6 +74,10 @@ class SpectralPatches:
     std: float | tuple[float, ...] = 1.0
     colours: tuple[float, float, float] = TRUE_COLOUR
     projections: Literal["shared", "bands"] = "shared"
+    scale: float = 1.0
+    nodata: float | None = None
+
+    channel_axis = 0  # of the lattice: band groups
 
     def __post_init__(self) -> None:
         if min(*pair(self.size), *pair(self.patch), self.bands, self.group) < 1:

@@ -1,15 +1,16 @@
 """From names on the command line to tokenizers, maskers, tables and batches."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from multimask import plugins
 from multimask.cli.flags import size
 from multimask.datasets.table import Table
-from multimask.masking import Masker, Ratio
+from multimask.masking import Masker, masker_for
 from multimask.modality import Tokenizer, collate
 from multimask.model import MaskedModel
 from multimask.plugins import name_of
@@ -19,16 +20,29 @@ TABLES = (".csv", ".parquet", ".npy", ".npz")
 
 
 def tokenizer_of(kind: str, settings: Sequence[str]) -> Tokenizer:
-    """A kind's tokenizer with fields given as `name=value`; sizes are written 96x160."""
-    made: dict[str, Any] = {}
+    """A kind's tokenizer with fields given as `name=value`; sizes are written 96x160, and what
+    follows a value without a name is one more: `names=VV,VH`."""
+    given: dict[str, list[Any]] = {}
+    name = ""
     for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals:
+        before, equals, text = setting.rpartition("=")
+        name = before.strip() if equals else name
+        if not name:
             raise ValueError(f"--set {setting}: write name=value.")
-        made[name.strip()] = value_of(text)
+        given.setdefault(name, []).append(value_of(text))
     cls = plugins.load("modalities", kind)
+    takes = inspect.signature(cls).parameters
+    made = {
+        name: tuple(values) if len(values) > 1 or listed(takes.get(name)) else values[0]
+        for name, values in given.items()
+    }
     plugins.check_arguments(f"kind {kind!r}", cls, made)
     return cls(**made)
+
+
+def listed(parameter: inspect.Parameter | None) -> bool:
+    """Whether a field is a tuple of any length, so that one value is a tuple of one."""
+    return parameter is not None and get_args(parameter.annotation)[1:] == (Ellipsis,)
 
 
 def value_of(text: str) -> Any:
@@ -44,7 +58,7 @@ def value_of(text: str) -> Any:
 
 
 def masker_of(name: str, ratio: float) -> Masker:
-    return Masker(plugins.load("parts", name)(), Ratio(ratio))
+    return masker_for(plugins.load("parts", name)(), ratio)
 
 
 def reader_of(kind: str, tokenizer: Tokenizer, augment: bool) -> Any:

@@ -3,6 +3,7 @@ shows nothing about a model."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange, reduce
@@ -24,13 +25,13 @@ def raw_values(
     batch_size: int = 256,
     workers: int = 0,
 ) -> Embeddings:
-    """Token values side by side, averaged down until a modality has at most `most` numbers: first
-    over each token's values per channel, then over neighbouring tokens. What a sample lacks is
-    zeros and a last column that says so. All samples must have one size.
+    """Token values side by side (missing ones as zeros), averaged down until a modality has at most
+    `most` numbers: first over each token's values per channel, then over neighbouring tokens. What
+    a sample lacks is zeros and a last column that says so. All samples must have one size.
     """
 
     def compute(batch: Batch) -> Tensor:
-        return side_by_side(batch, tokenizers, lambda tokens, c: downsampled(tokens, c, most))
+        return side_by_side(batch, tokenizers, lambda tokens, t: downsampled(tokens, t, most))
 
     return stream(samples, tokenizers, compute, batch_size=batch_size, workers=workers)
 
@@ -43,15 +44,24 @@ def raw_means(
     workers: int = 0,
 ) -> Embeddings:
     """The mean of every channel over the whole sample; where a tokenizer states no channels, of
-    every number of a token. What a sample lacks is zeros and a last column that says so."""
+    every number of a token. Where it states a `channel_axis`, each place along that axis of its
+    lattice is a channel. What a sample lacks is zeros and a last column that says so."""
 
     def compute(batch: Batch) -> Tensor:
-        return side_by_side(batch, tokenizers, lambda tokens, c: channel_means(tokens, c).mean(1))
+        return side_by_side(batch, tokenizers, overall_means)
 
     return stream(samples, tokenizers, compute, batch_size=batch_size, workers=workers)
 
 
-Summary = Callable[[Tokens, int], Float[Tensor, "r d"]]
+@runtime_checkable
+class HasChannelAxis(Protocol):
+    """A tokenizer whose channels are tokens of their own: which axis of its lattice counts them."""
+
+    @property
+    def channel_axis(self) -> int: ...
+
+
+Summary = Callable[[Tokens, Tokenizer], Float[Tensor, "r d"]]
 POOLS: tuple[Callable[..., Tensor], ...] = (
     F.adaptive_avg_pool1d,
     F.adaptive_avg_pool2d,
@@ -64,11 +74,10 @@ def side_by_side(
 ) -> Float[Tensor, "b d"]:
     columns = []
     for name, tokenizer in sorted(tokenizers.items()):
-        channels = tokenizer.channels if isinstance(tokenizer, HasChannels) else tokenizer.token_dim
-        whole = torch.zeros(batch.size, summary(blank(name, tokenizer), channels).shape[1] + 1)
+        whole = torch.zeros(batch.size, summary(blank(name, tokenizer), tokenizer).shape[1] + 1)
         if name in batch.parts:
             tokens = tokenizer(batch.parts[name])
-            found = summary(tokens, channels)
+            found = summary(tokens, tokenizer)
             if found.shape[1] != whole.shape[1] - 1:
                 raise ValueError(
                     f"raw features of {name!r}: a sample has {tokens.values.shape[1]} tokens, the "
@@ -91,7 +100,8 @@ def blank(name: str, tokenizer: Tokenizer) -> Tokens:
     return Tokens(torch.zeros(1, n, tokenizer.token_dim), nowhere, torch.arange(1), grid=grid)
 
 
-def downsampled(tokens: Tokens, channels: int, most: int) -> Float[Tensor, "r d"]:
+def downsampled(tokens: Tokens, tokenizer: Tokenizer, most: int) -> Float[Tensor, "r d"]:
+    channels = channels_of(tokenizer)
     if tokens.values.shape[1:].numel() <= most:
         return existing_values(tokens).flatten(1)
     means = channel_means(tokens, channels)
@@ -117,11 +127,23 @@ def shrunk(grid: Grid, most: int) -> list[int]:
     return sides
 
 
+def overall_means(tokens: Tokens, tokenizer: Tokenizer) -> Float[Tensor, "r d"]:
+    means = channel_means(tokens, channels_of(tokenizer))
+    if tokens.grid is None or not isinstance(tokenizer, HasChannelAxis):
+        return means.mean(dim=1)
+    lattice = means.unflatten(1, tokens.grid).movedim(1 + tokenizer.channel_axis, 1)
+    return lattice.unsqueeze(2).flatten(2, -2).mean(dim=2).flatten(1)
+
+
+def channels_of(tokenizer: Tokenizer) -> int:
+    return tokenizer.channels if isinstance(tokenizer, HasChannels) else tokenizer.token_dim
+
+
 def channel_means(tokens: Tokens, channels: int) -> Float[Tensor, "r n c"]:
     return reduce(existing_values(tokens), "r n (e c) -> r n c", "mean", c=channels)
 
 
 def existing_values(tokens: Tokens) -> Float[Tensor, "r n c"]:
-    """Values as floats; zeros where a token does not exist."""
-    values = tokens.values.float()
+    """Values as floats; zeros where a token, or a number of it (NaN), does not exist."""
+    values = tokens.values.float().nan_to_num(nan=0.0)
     return values if tokens.valid is None else values.masked_fill(~tokens.valid[..., None], 0.0)

@@ -7,7 +7,7 @@ normalised) values over hidden patches.
 
 from collections.abc import Mapping
 
-from multimask.masking import Masker, Ratio, Uniform
+from multimask.masking import Uniform, masker_for
 from multimask.masking.rules import Rule
 from multimask.methods.recipe import Recipe
 from multimask.modality import Tokenizer
@@ -48,7 +48,8 @@ def mae(
     Args:
         arch: tiny, small, base, large or huge; width, depth and heads override it.
         decoder: "joint" (the paper's) or "hidden-only" (cross-attention, cheaper).
-        ratio: share of tokens hidden. rule: who is hidden.
+        ratio: share of tokens hidden (of a rule that brings its own size, its own ratio).
+        rule: who is hidden.
         normalise: regress patches normalised by their own mean and spread (norm_pix; the paper's
             recipe); False regresses plain values, whose pictures need nothing put back.
     """
@@ -65,4 +66,4 @@ def mae(
         decoders[decoder](encoder.width, decoder_width, decoder_depth, decoder_heads),
         target=Target("patch" if normalise else "none"),
     )
-    return Recipe(model, Reconstruction(Masker(rule, Ratio(ratio))), TRAINING)
+    return Recipe(model, Reconstruction(masker_for(rule, ratio)), TRAINING)
