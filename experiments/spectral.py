@@ -135,7 +135,7 @@ def opened(config: Config) -> Table:
         size = sides(config.image_size, "--image-size")
         if size[0] != size[1]:
             raise ValueError("--image-size: made scenes are square.")
-        return scenes(size[0], config.bands)
+        return scenes(size[0], config.bands, config.limit)
     if config.layout is not None:
         if config.layout not in LAYOUTS:
             raise ValueError(f"--layout {config.layout!r} must be one of {', '.join(LAYOUTS)}.")
@@ -150,8 +150,9 @@ def opened(config: Config) -> Table:
     return table.with_readers(**{n: replace(r, bands=kept) for n, r in readers.items()})
 
 
-def scenes(size: int, bands: tuple[str, ...]) -> Table:
-    return mixture_scenes(TRAIN, TEST, size, made_wavelengths(bands))
+def scenes(size: int, bands: tuple[str, ...], limit: int | None) -> Table:
+    train, test = (count if limit is None else min(count, limit) for count in (TRAIN, TEST))
+    return mixture_scenes(train, test, size, made_wavelengths(bands))
 
 
 def made_wavelengths(words: tuple[str, ...]) -> tuple[float, ...]:
@@ -320,7 +321,7 @@ def through(config: Config, study: Study, word: str) -> tuple[Table, Table]:
     """The same samples through other bands: training and test rows, neither augmented."""
     if config.data is None:
         size = sides(config.image_size, "--image-size")[0]
-        seen = scenes(size, tuple(word.split("+")))
+        seen = scenes(size, tuple(word.split("+")), config.limit)
         train, test = parts_of(seen, config.held_out, config.limit, config.split_by)
         return train, test
     kept = tuple(int(band) if band.isdigit() else band for band in word.split("+"))

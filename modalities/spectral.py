@@ -78,6 +78,7 @@ class SpectralPatches:
     nodata: float | None = None
 
     channel_axis = 0  # of the lattice: band groups
+    missing_within = True  # tokens may hold NaN, which the adapter leaves out
 
     def __post_init__(self) -> None:
         if min(*pair(self.size), *pair(self.patch), self.bands, self.group) < 1:
