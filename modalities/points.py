@@ -20,7 +20,7 @@ from multimask.tokens import BadSample, Part, Tokens
 class PointGroups:
     """Cut a cloud into groups: farthest-point centres, each with its nearest neighbours.
 
-    Raw contract: `(num_points, 3 + channels)` float, x, y, z first, then features (normals, colour,
+    Raw contract: `(num_points, 3 + features)` float, x, y, z first, then features (normals, colour,
     intensity) if any; the number of points may differ from cloud to cloud, and is at least
     `num_groups` and `group_size`. Values are, point by point, the offset from the group's centre,
     then the features as they are; coords are the centres. Both keep the input's unit. Groups
@@ -30,7 +30,7 @@ class PointGroups:
 
     Args:
         num_groups: tokens per cloud. group_size: points per token, the centre among them.
-        channels: features per point behind the three coordinates.
+        features: numbers per point behind the three coordinates.
         up: which axis points up in pictures.
         backend: who computes neighbours (see `point_operators`); None chooses.
     Raises: ValueError for sizes below 1; BadSample for wrong shapes, too few points, NaN.
@@ -42,7 +42,7 @@ class PointGroups:
 
     num_groups: int = 64
     group_size: int = 32
-    channels: int = 0
+    features: int = 0
     up: Axis = "y"
     backend: Literal["pytorch3d", "tree", "torch"] | None = None
 
@@ -50,10 +50,10 @@ class PointGroups:
     """Places are the groups' centres, in the unit of the input."""
 
     def __post_init__(self) -> None:
-        if self.num_groups < 1 or self.group_size < 1 or self.channels < 0:
+        if self.num_groups < 1 or self.group_size < 1 or self.features < 0:
             raise ValueError(
                 f"PointGroups: num_groups={self.num_groups} and group_size={self.group_size} must "
-                f"be at least 1, channels={self.channels} at least 0."
+                f"be at least 1, features={self.features} at least 0."
             )
         if self.up not in ("x", "y", "z"):
             raise ValueError(f"PointGroups: up={self.up!r} must be 'x', 'y' or 'z'.")
@@ -63,8 +63,13 @@ class PointGroups:
         return self.num_groups
 
     @property
+    def channels(self) -> int:
+        """Numbers per point, which stand innermost in a token's values."""
+        return 3 + self.features
+
+    @property
     def token_dim(self) -> int:
-        return self.group_size * (3 + self.channels)
+        return self.group_size * self.channels
 
     @property
     def fewest(self) -> int:
@@ -73,10 +78,10 @@ class PointGroups:
 
     def __call__(self, part: Part) -> Tokens:
         clouds, lengths = padded(part.data)
-        if clouds.ndim != 3 or clouds.shape[2] != 3 + self.channels:
+        if clouds.ndim != 3 or clouds.shape[2] != self.channels:
             raise BadSample(
-                f"PointGroups: expected clouds of {3 + self.channels} numbers a point (x, y, z and "
-                f"{self.channels} features), found shape {tuple(clouds.shape)}."
+                f"PointGroups: expected clouds of {self.channels} numbers a point (x, y, z and "
+                f"{self.features} features), found shape {tuple(clouds.shape)}."
             )
         smallest = clouds.shape[1] if lengths is None else int(lengths.min())
         if smallest < self.fewest:
@@ -96,10 +101,10 @@ class PointGroups:
         return clouds
 
     def checked(self, cloud: Num[Tensor, "..."]) -> Float[Tensor, "n c"]:
-        if cloud.ndim != 2 or cloud.shape[1] != 3 + self.channels:
+        if cloud.ndim != 2 or cloud.shape[1] != self.channels:
             raise BadSample(
-                f"PointGroups: expected a cloud of shape (points, {3 + self.channels}): x, y, z "
-                f"and {self.channels} features; found {tuple(cloud.shape)}. Say channels=..., or "
+                f"PointGroups: expected a cloud of shape (points, {self.channels}): x, y, z "
+                f"and {self.features} features; found {tuple(cloud.shape)}. Say features=..., or "
                 "choose features when reading."
             )
         if not cloud.is_floating_point():

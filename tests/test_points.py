@@ -75,7 +75,7 @@ def test_a_ragged_batch_is_cut_as_its_clouds_alone() -> None:
 
 def test_features_come_along_as_they_are() -> None:
     cloud = torch.cat((sphere(64), torch.rand(1, 64, 2, generator=Generator())), dim=-1)
-    groups = replace(GROUPS, channels=2)
+    groups = replace(GROUPS, features=2)
     points = groups.untokenize(cut(cloud, groups))[0]
     apart = torch.cdist(points, cloud[0], compute_mode="donot_use_mm_for_euclid_dist")
     assert apart.amin(1).max() < 1e-6
@@ -96,7 +96,7 @@ def test_a_cloud_that_breaks_the_contract_is_refused(cloud: Tensor, said: str) -
         GROUPS.collate([cloud])
 
 
-@pytest.mark.parametrize("wrong", [{"num_groups": 0}, {"group_size": 0}, {"channels": -1}])
+@pytest.mark.parametrize("wrong", [{"num_groups": 0}, {"group_size": 0}, {"features": -1}])
 def test_sizes_below_one_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be at least 1"):
         PointGroups(**wrong)  # type: ignore[arg-type]
@@ -197,7 +197,7 @@ def test_hidden_points_cannot_reach_the_latents() -> None:
 
 
 def test_the_error_of_features_is_that_of_paired_points() -> None:
-    groups = PointGroups(1, 2, channels=1)
+    groups = PointGroups(1, 2, features=1)
     adapter = GroupAdapter(groups, 8, 8, feature_weight=3.0)
     true = torch.tensor([[0.0, 0, 0, 1.0, 1, 0, 0, 2.0]])
     swapped = torch.tensor([[1.0, 0, 0, 2.0, 0, 0, 0, 1.0]])
