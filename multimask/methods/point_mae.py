@@ -83,9 +83,7 @@ def point_mae(
     )
     adapter = load("parts", "point-groups")
     adapters = {
-        name: adapter(
-            tokenizer, width, width, norm, embed_visible_only, net_width=net_width
-        )
+        name: adapter(tokenizer, width, width, norm, embed_visible_only, net_width=net_width)
         for name, tokenizer in modalities.items()
     }
     model = MaskedModel(modalities, encoder, decoder, adapters)
