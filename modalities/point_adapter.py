@@ -70,6 +70,8 @@ class GroupAdapter(nn.Module):
     """
 
     restoring_leaks = False
+    unordered = True
+    """A token is a set: which answer stands for which point is not said."""
 
     def __init__(
         self,

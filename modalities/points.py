@@ -11,9 +11,11 @@ from jaxtyping import Bool, Float, Num, UInt8
 from torch import Tensor, nn
 
 from multimask.modalities.point_adapter import GroupAdapter
-from multimask.modalities.point_operators import farthest_points, knn, take
+from multimask.modalities.point_operators import ball_query, farthest_points, knn, take
 from multimask.modalities.point_pictures import Axis, draw
 from multimask.tokens import BadSample, Part, Tokens
+
+SAME = 1e-6  # of the largest coordinate: points of two groups that are nearer are one
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class PointGroups:
     intensity) if any; the number of points may differ from cloud to cloud, and is at least
     `num_groups` and `group_size`. Values are, point by point, the offset from the group's centre,
     then the features as they are; coords are the centres. Both keep the input's unit. Groups
-    overlap, so a point may occur in several or none; `untokenize` gives the points of all groups.
+    overlap, so a point may occur in several or none; `untokenize` gives those that occur, once.
     Points within a group stand nearest first, the centre itself foremost.
     Source: Point-MAE (Pang et al., ECCV 2022).
 
@@ -129,9 +131,15 @@ class PointGroups:
         groups[..., :3] += tokens.coords[:, :, None]
         return groups
 
-    def untokenize(self, tokens: Tokens) -> Float[Tensor, "r n c"]:
-        """All groups' points side by side: input points, up to the rounding of the offsets."""
-        return self.grouped(tokens).flatten(1, 2)
+    def untokenize(self, tokens: Tokens) -> list[Float[Tensor, "n c"]]:
+        """The points that the groups hold, each once, group after group: input points, up to the
+        rounding of the offsets. Cut again they give the same groups."""
+        points = self.grouped(tokens).flatten(1, 2)
+        xyz = points[..., :3].contiguous()
+        near = SAME * max(float(xyz.abs().max()), 1e-30) if xyz.numel() else 1.0
+        _, first = ball_query(xyz, xyz, 1, near, backend=self.backend)
+        once = first[..., 0] == torch.arange(xyz.shape[1], device=xyz.device)
+        return [cloud[kept] for cloud, kept in zip(points, once, strict=True)]
 
     def picture(
         self, tokens: Tokens, shown: Bool[Tensor, " n"] | None = None

@@ -23,7 +23,7 @@ Layout = Literal[
 ]
 
 
-def cloud_table(path: str | Path, reader: Reader, layout: Layout = "auto") -> Table:
+def cloud_table(path: str | Path, reader: Reader, layout: str = "auto") -> Table:
     """A table with the column `points`, and label and split where the layout states them.
 
     "plain" is what `Table.open` makes of a folder or table. "auto" is the public set whose files
