@@ -191,7 +191,7 @@ class PointReader:
         features = columns(cloud, names)
         usable = np.isfinite(np.concatenate((cloud.xyz, features), axis=1)).all(axis=1)
         keep = np.flatnonzero(usable)
-        self._check_finite(len(usable) - len(keep), len(usable), path)
+        self._check_finite(usable.size - len(keep), usable.size, path)
         if self.num_points is not None:
             if len(keep) < self.num_points:
                 raise BadSample(
