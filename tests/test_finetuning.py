@@ -336,7 +336,7 @@ def test_a_curve_compares_the_same_rows() -> None:
         min_steps=4,
         **once,
     )
-    assert [point.rows for point in curve.points] == [2, 24]
-    assert all(len(point.pretrained[0]) == 16 for point in curve.points)
+    assert [stage.rows for stage in curve.stages] == [2, 24]
+    assert all(len(stage.pretrained[0]) == 16 for stage in curve.stages)
     assert curve.picture().shape[2] == 3
     assert str(curve).count("\n") == 2

@@ -113,7 +113,7 @@ def finetune(flags: Finetune) -> None:
     print(f"{len(train)} training and {len(test)} test rows, {len(told.classes)} classes")
     print(curve)
     print(f"model             {flags.out / 'model'}")
-    if len(curve.points) > 1:
+    if len(curve.stages) > 1:
         pictures.save(curve.picture(), flags.out / "labels.png")
         print(f"look at           {flags.out / 'labels.png'}")
 

@@ -4,7 +4,7 @@ Takes seconds to import (Lightning): nothing that `import multimask` loads comes
 """
 
 from multimask.finetuning.classifier import Classifier, Head, Predictions
-from multimask.finetuning.curve import LabelCurve, LabelPoint, label_curve
+from multimask.finetuning.curve import LabelCurve, LabelShare, label_curve
 from multimask.finetuning.finetune import Finetuned, Finetuning, finetune
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "Finetuning",
     "Head",
     "LabelCurve",
-    "LabelPoint",
+    "LabelShare",
     "Predictions",
     "finetune",
     "label_curve",

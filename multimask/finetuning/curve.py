@@ -25,7 +25,7 @@ SHARES = (0.01, 0.05, 0.1, 1.0)
 
 
 @dataclass(frozen=True)
-class LabelPoint:
+class LabelShare:
     """One share of the labels: how many rows that was, and which test items each run got right, a
     seed after the other."""
 
@@ -44,13 +44,13 @@ class LabelPoint:
 
 @dataclass(frozen=True)
 class LabelCurve:
-    points: tuple[LabelPoint, ...]
+    stages: tuple[LabelShare, ...]
 
     def picture(self) -> UInt8[np.ndarray, "h w 3"]:
         """Mean accuracy over seeds against the number of labelled rows."""
         found = {
-            "pretrained": [(p.rows, accuracy(p.pretrained)) for p in self.points],
-            "random init": [(p.rows, accuracy(p.random_init)) for p in self.points],
+            "pretrained": [(p.rows, accuracy(p.pretrained)) for p in self.stages],
+            "random init": [(p.rows, accuracy(p.random_init)) for p in self.stages],
         }
         return curves(
             {name: line for name, line in found.items() if np.isfinite(line[0][1])},
@@ -62,7 +62,7 @@ class LabelCurve:
 
     def numbers(self) -> dict[str, Any]:
         """For `metrics.json`: accuracies of the largest share, and all shares."""
-        rows = [as_numbers(point) for point in self.points]
+        rows = [as_numbers(stage) for stage in self.stages]
         last = rows[-1]
         return {
             "finetune_accuracy": last["accuracy"],
@@ -72,12 +72,12 @@ class LabelCurve:
 
     def __str__(self) -> str:
         lines = ["labels     rows  pretrained  random init  difference [95 % interval]"]
-        for point in self.points:
-            c, start = point.comparison, f"{point.share:<8.4g} {point.rows:>6}"
-            line = f"{start}  {accuracy(point.pretrained):<10.3f}"
+        for stage in self.stages:
+            c, start = stage.comparison, f"{stage.share:<8.4g} {stage.rows:>6}"
+            line = f"{start}  {accuracy(stage.pretrained):<10.3f}"
             if c is not None:
                 line += (
-                    f"  {accuracy(point.random_init):<11.3f}  {c.interval.mean:+.3f} "
+                    f"  {accuracy(stage.random_init):<11.3f}  {c.interval.mean:+.3f} "
                     f"[{c.interval.low:+.3f}, {c.interval.high:+.3f}]"
                 )
             lines.append(line)
@@ -89,15 +89,15 @@ def accuracy(right: Sequence[np.ndarray]) -> float:
     return float(np.mean(right)) if right else float("nan")
 
 
-def as_numbers(point: LabelPoint) -> dict[str, Any]:
-    c = point.comparison
+def as_numbers(stage: LabelShare) -> dict[str, Any]:
+    c = stage.comparison
     return {
-        "share": point.share,
-        "rows": point.rows,
-        "accuracy": accuracy(point.pretrained),
-        "accuracy_random_init": None if c is None else accuracy(point.random_init),
-        "accuracy_by_seed": [accuracy([right]) for right in point.pretrained],
-        "accuracy_random_init_by_seed": [accuracy([right]) for right in point.random_init],
+        "share": stage.share,
+        "rows": stage.rows,
+        "accuracy": accuracy(stage.pretrained),
+        "accuracy_random_init": None if c is None else accuracy(stage.random_init),
+        "accuracy_by_seed": [accuracy([right]) for right in stage.pretrained],
+        "accuracy_random_init_by_seed": [accuracy([right]) for right in stage.random_init],
         "gain_interval": None if c is None else [c.interval.low, c.interval.high],
         "shows_learning": None if c is None else c.learned,
     }
@@ -129,7 +129,7 @@ def label_curve(
     train = as_samples(train)
     every = labelled_rows(train, label)
     reading = {k: training[k] for k in ("workers", "device") if k in training}
-    points = []
+    stages = []
     for share in sorted(shares):
         right: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         count = 0
@@ -154,8 +154,8 @@ def label_curve(
                 if keep is not None and first and share == max(shares):
                     keep(made)
                 found.append(made.classifier.predict(test, **reading).correct(label))
-        points.append(LabelPoint(share, count, tuple(right[0]), tuple(right[1])))
-    return LabelCurve(tuple(points))
+        stages.append(LabelShare(share, count, tuple(right[0]), tuple(right[1])))
+    return LabelCurve(tuple(stages))
 
 
 def label_subset(
