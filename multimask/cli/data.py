@@ -138,3 +138,10 @@ def as_batch(
     if not good:
         raise ValueError(f"nothing could be read; the first: {skipped[0][0]}: {skipped[0][1]}")
     return collate(good, tokenizers), skipped
+
+
+def tell_skipped(skipped: Sequence[tuple[str, str]]) -> None:
+    if skipped:
+        print(f"{len(skipped)} samples could not be read:")
+        for name, reason in skipped:
+            print(f"  {name}: {reason}")
