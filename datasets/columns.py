@@ -97,7 +97,9 @@ class Column(Sequence[Any]):
 
     @property
     def holds_arrays(self) -> bool:
-        """Whether entries are arrays, not numbers or text."""
+        """Whether entries are arrays, or lie in a store, and are not numbers or text."""
+        if not isinstance(self.values, np.ndarray | Tensor):
+            return True
         first = next((entry for entry in self if entry is not None), None)
         return isinstance(first, np.ndarray | Tensor)
 

@@ -12,7 +12,13 @@ import torch
 from jaxtyping import Bool
 from torch import Generator, Tensor
 
-from multimask.datasets.cells import csv_cells, csv_names, parquet_cells, stored_arrays
+from multimask.datasets.cells import (
+    csv_cells,
+    csv_names,
+    parquet_cells,
+    stored_arrays,
+    write_cells,
+)
 from multimask.datasets.columns import Column
 from multimask.datasets.formats.images import ImageReader
 from multimask.datasets.holdout import held_out
@@ -299,6 +305,23 @@ class Table:
         from multimask.datasets.store import pack_table
 
         return pack_table(self, path, workers, rows_per_shard, told, **hows)
+
+    def write_csv(self, path: str | Path) -> None:
+        """All columns as a listing that `open` reads, what `check` found out included; files by
+        their absolute paths.
+
+        Raises: ValueError where a column holds arrays.
+        """
+        arrays = [name for name, column in self.columns.items() if column.holds_arrays]
+        if arrays:
+            raise ValueError(f"write_csv: the column {arrays[0]!r} holds arrays, not text.")
+        columns = dict(self.columns)
+        for name in self.readers:
+            files = [self.source(name, row) for row in range(len(self))]
+            columns[name] = Column.of(
+                [None if f is None else os.path.abspath(str(f)) for f in files]
+            )
+        write_cells(Path(path), columns)
 
     def _sample(self, index: int, seed: int | None) -> Sample:
         sample = {"id": self.columns["id"][index]}

@@ -41,6 +41,7 @@ class RunFlags:
     limit: Annotated[int | None, "use only the first N rows of each part"] = None
     max_bad: Annotated[float, "share of unreadable samples at which the run fails"] = 0.2
     label: Annotated[str, "column with the classes that probes tell apart"] = "label"
+    online_knn: Annotated[bool, "kNN accuracy after every epoch; reads all rows for it"] = True
     evaluate: Annotated[
         tuple[str, ...], "beside linear probe and kNN: svm, few-shot, finetune"
     ] = ()
