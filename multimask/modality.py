@@ -67,6 +67,15 @@ class KnowsValid(Protocol):
 
 
 @runtime_checkable
+class KnowsPlaces(Protocol):
+    """Knows where its tokens are before it sees any: `blank(count)` is raw data, as its `collate`
+    would give, of so many samples that hold nothing and have every token. With it a modality can be
+    answered for samples that lack it."""
+
+    def blank(self, count: int) -> Any: ...
+
+
+@runtime_checkable
 class Untokenizes(Protocol):
     """Gives the raw data of all rows back; exact where tokens partition the sample."""
 
@@ -80,6 +89,20 @@ class Pictures(Protocol):
     def picture(
         self, tokens: Tokens, shown: Bool[Tensor, " n"] | None = None
     ) -> UInt8[ndarray, "h w 3"]: ...
+
+
+@runtime_checkable
+class Mixes(Protocol):
+    """Blends two samples' raw data into data that keep the contract, for kinds where a blend
+    means something. `blend` averages, `share` being the first's weight; `paste` puts a box of the
+    second, drawn by the generator, into the first and says what share of the first is left.
+    ValueError for two that cannot be mixed, as when their sizes differ.
+    """
+
+    def blend(self, first: Any, second: Any, share: float) -> Any: ...
+    def paste(
+        self, first: Any, second: Any, share: float, generator: torch.Generator
+    ) -> tuple[Any, float]: ...
 
 
 @runtime_checkable

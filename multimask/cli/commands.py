@@ -22,6 +22,7 @@ from multimask.cli.data import (
 )
 from multimask.cli.doctor import doctor
 from multimask.cli.experiment import RunFlags, Study, build_recipe, carry_out
+from multimask.cli.finetune import Finetune, finetune
 from multimask.cli.flags import from_command_line, guarded
 from multimask.model import MaskedModel
 from multimask.plugins import from_config, to_config
@@ -209,6 +210,7 @@ def describe(flags: Describe) -> None:
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "pretrain": (Pretrain, pretrain),
+    "finetune": (Finetune, finetune),
     "embed": (Embed, embed),
     "probe": (Probe, probe),
     "reconstruct": (Reconstruct, reconstruct),

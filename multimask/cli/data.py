@@ -100,11 +100,14 @@ def parts_of(table: Table, held_out: float, limit: int | None) -> tuple[Table, T
 
 
 def as_batch(
-    samples: Samples, tokenizers: Mapping[str, Tokenizer]
+    samples: Samples, tokenizers: Mapping[str, Tokenizer], most: int | None = None
 ) -> tuple[Batch, list[tuple[str, str]]]:
-    """All that can be read, as one batch, and (id, reason) of what cannot."""
+    """All that can be read, or the first `most` of it, as one batch, and (id, reason) of what
+    cannot."""
     good, skipped = [], []
     for index in range(len(samples)):
+        if len(good) == most:
+            break
         try:
             sample = samples[index]
             collate([sample], tokenizers)
