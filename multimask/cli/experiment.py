@@ -29,6 +29,7 @@ from multimask.cli.study import RunFlags, Study
 from multimask.methods.recipe import Recipe
 from multimask.modality import Tokenizer
 from multimask.training.fit import fit
+from multimask.training.memory import keep_freed_memory
 from multimask.training.result import FitResult
 
 
@@ -82,6 +83,8 @@ def carry_out(flags: RunFlags, study: Study) -> dict[str, Any]:
         raise ValueError(f"--seeds {flags.seeds}: at least one run is needed.")
     study = comparable(study)
     measures = asked(flags, study)
+    if flags.keep_memory:
+        keep_freed_memory()
     flags.out.mkdir(parents=True, exist_ok=True)
     settings = to_yaml(flags)
     write_whole(flags.out / "config.yaml", settings.encode())
