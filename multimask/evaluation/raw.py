@@ -3,6 +3,7 @@ shows nothing about a model."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -25,13 +26,14 @@ def raw_values(
     batch_size: int = 256,
     workers: int = 0,
 ) -> Embeddings:
-    """Token values side by side (missing ones as zeros), averaged down until a modality has at most
-    `most` numbers: first over each token's values per channel, then over neighbouring tokens. What
-    a sample lacks is zeros and a last column that says so. All samples must have one size.
+    """Token values side by side, averaged down until a modality has at most `most` numbers: first
+    over each token's values per channel, then over neighbouring tokens. In sets, tokens' places
+    stand beside their values. What a sample or a token lacks is zeros; a last column says whether
+    the sample is there. All samples must have one size.
     """
 
     def compute(batch: Batch) -> Tensor:
-        return side_by_side(batch, tokenizers, lambda tokens, t: downsampled(tokens, t, most))
+        return side_by_side(batch, tokenizers, lambda tokens, c, axis: downsampled(tokens, c, most))
 
     return stream(samples, tokenizers, compute, batch_size=batch_size, workers=workers)
 
@@ -44,8 +46,8 @@ def raw_means(
     workers: int = 0,
 ) -> Embeddings:
     """The mean of every channel over the whole sample; where a tokenizer states no channels, of
-    every number of a token. Where it states a `channel_axis`, each place along that axis of its
-    lattice is a channel. What a sample lacks is zeros and a last column that says so."""
+    every number of a token; where it states a `channel_axis`, of each place along that axis of its
+    lattice. What a sample lacks is zeros and a last column that says so."""
 
     def compute(batch: Batch) -> Tensor:
         return side_by_side(batch, tokenizers, overall_means)
@@ -61,7 +63,7 @@ class HasChannelAxis(Protocol):
     def channel_axis(self) -> int: ...
 
 
-Summary = Callable[[Tokens, Tokenizer], Float[Tensor, "r d"]]
+Summary = Callable[[Tokens, int, int | None], Float[Tensor, "r d"]]
 POOLS: tuple[Callable[..., Tensor], ...] = (
     F.adaptive_avg_pool1d,
     F.adaptive_avg_pool2d,
@@ -74,10 +76,13 @@ def side_by_side(
 ) -> Float[Tensor, "b d"]:
     columns = []
     for name, tokenizer in sorted(tokenizers.items()):
-        whole = torch.zeros(batch.size, summary(blank(name, tokenizer), tokenizer).shape[1] + 1)
+        channels = tokenizer.channels if isinstance(tokenizer, HasChannels) else tokenizer.token_dim
+        axis = tokenizer.channel_axis if isinstance(tokenizer, HasChannelAxis) else None
+        empty = summary(*with_places(blank(name, tokenizer), channels), axis)
+        whole = torch.zeros(batch.size, empty.shape[1] + 1)
         if name in batch.parts:
             tokens = tokenizer(batch.parts[name])
-            found = summary(tokens, tokenizer)
+            found = summary(*with_places(tokens, channels), axis)
             if found.shape[1] != whole.shape[1] - 1:
                 raise ValueError(
                     f"raw features of {name!r}: a sample has {tokens.values.shape[1]} tokens, the "
@@ -100,8 +105,17 @@ def blank(name: str, tokenizer: Tokenizer) -> Tokens:
     return Tokens(torch.zeros(1, n, tokenizer.token_dim), nowhere, torch.arange(1), grid=grid)
 
 
-def downsampled(tokens: Tokens, tokenizer: Tokenizer, most: int) -> Float[Tensor, "r d"]:
-    channels = channels_of(tokenizer)
+def with_places(tokens: Tokens, channels: int) -> tuple[Tokens, int]:
+    """A set's tokens with their places as further channels: unlike on a lattice, they are data."""
+    if tokens.grid is not None:
+        return tokens, channels
+    entries = rearrange(tokens.values.float(), "r n (e c) -> r n e c", c=channels)
+    places = tokens.coords.float()[:, :, None].expand(*entries.shape[:3], -1)
+    values = torch.cat((entries, places), dim=-1).flatten(2)
+    return replace(tokens, values=values), channels + places.shape[-1]
+
+
+def downsampled(tokens: Tokens, channels: int, most: int) -> Float[Tensor, "r d"]:
     if tokens.values.shape[1:].numel() <= most:
         return existing_values(tokens).flatten(1)
     means = channel_means(tokens, channels)
@@ -127,16 +141,13 @@ def shrunk(grid: Grid, most: int) -> list[int]:
     return sides
 
 
-def overall_means(tokens: Tokens, tokenizer: Tokenizer) -> Float[Tensor, "r d"]:
-    means = channel_means(tokens, channels_of(tokenizer))
-    if tokens.grid is None or not isinstance(tokenizer, HasChannelAxis):
+def overall_means(tokens: Tokens, channels: int, axis: int | None) -> Float[Tensor, "r d"]:
+    """Of each channel; where tokens are channels, of each place along that axis of the lattice."""
+    means = channel_means(tokens, channels)
+    if tokens.grid is None or axis is None:
         return means.mean(dim=1)
-    lattice = means.unflatten(1, tokens.grid).movedim(1 + tokenizer.channel_axis, 1)
+    lattice = means.unflatten(1, tokens.grid).movedim(1 + axis, 1)
     return lattice.unsqueeze(2).flatten(2, -2).mean(dim=2).flatten(1)
-
-
-def channels_of(tokenizer: Tokenizer) -> int:
-    return tokenizer.channels if isinstance(tokenizer, HasChannels) else tokenizer.token_dim
 
 
 def channel_means(tokens: Tokens, channels: int) -> Float[Tensor, "r n c"]:
