@@ -35,16 +35,24 @@ def tokenizer_of(kind: str, settings: Sequence[str]) -> Tokenizer:
     cls = plugins.load("modalities", kind)
     takes = inspect.signature(cls).parameters
     made = {
-        name: tuple(values) if len(values) > 1 or listed(takes.get(name)) else values[0]
+        name: declared(values, takes[name].annotation if name in takes else None)
         for name, values in given.items()
     }
     plugins.check_arguments(f"kind {kind!r}", cls, made)
     return cls(**made)
 
 
-def listed(parameter: inspect.Parameter | None) -> bool:
-    """Whether a field is a tuple of any length, so that one value is a tuple of one."""
-    return parameter is not None and get_args(parameter.annotation)[1:] == (Ellipsis,)
+def declared(values: Sequence[Any], annotation: Any) -> Any:
+    """What a field holds: one value, or a tuple of them where there are several or the field is a
+    tuple of any length; whole numbers as floats where it holds only these."""
+    if mentions(annotation, float) and not mentions(annotation, int):
+        values = [float(value) if type(value) is int else value for value in values]
+    several = len(values) > 1 or get_args(annotation)[1:] == (Ellipsis,)
+    return tuple(values) if several else values[0]
+
+
+def mentions(annotation: Any, kind: type) -> bool:
+    return annotation is kind or any(mentions(inner, kind) for inner in get_args(annotation))
 
 
 def value_of(text: str) -> Any:
