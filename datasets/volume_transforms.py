@@ -254,3 +254,33 @@ def refuse_labels(transform: object, volume: Volume) -> None:
 
 def rounded(values: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(round(value, 4) for value in values)
+
+
+def steps(
+    size: int | tuple[int, int, int] | None,
+    spacing: float | int | tuple[float | int, float | int, float | int] | None = None,
+    intensity: str | tuple[float | int, float | int] = "zscore",
+    *,
+    labels: bool = False,
+    augment: bool = False,
+    flip: float = 0.5,
+) -> tuple[VolumeTransform, ...]:
+    """The usual way from a file to a box: RAS, spacing, numbers, then a box of `size` (None: the
+    whole), its middle or (`augment`) anywhere, left and right exchanged with the chance `flip`,
+    z-scores varied.
+
+    Numbers are brought to scale over the whole volume, so a box does not depend on what else is
+    in it. A volume and its label map (`labels`) draw the same box.
+    """
+    made: list[VolumeTransform] = [Orient("RAS")]
+    if spacing is not None:
+        made.append(Resample(spacing))
+    if not labels and intensity != "given":
+        made.append(ZScore() if isinstance(intensity, str) else Window(*intensity))
+    if size is not None:
+        made.append(Crop(size, random=augment))
+    if augment:
+        made.append(Flip((0.0, 0.0, flip)))
+    if augment and not labels and intensity == "zscore":
+        made.append(ScaleShift())
+    return tuple(made)
