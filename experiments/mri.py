@@ -172,7 +172,12 @@ def opened(config: Config) -> Table:
     if config.layout is not None:
         return LAYOUTS[config.layout](config.data)
     if config.data.suffix.lower() not in (".csv", ".parquet"):
-        return Table.open(config.data, "scan", VolumeReader())
+        try:
+            return Table.open(config.data, "scan", VolumeReader())
+        except ValueError as error:
+            if ".dcm" not in str(error):
+                raise
+            raise ValueError(f"{error} --layout dicom reads folders of DICOM series.") from error
     read = Table.from_csv if config.data.suffix.lower() == ".csv" else Table.from_parquet
     names = {name: name for name in config.modalities} or {scan_column(config.data): "scan"}
     if config.segment is not None:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float
 from torch import Tensor
 
 from multimask.modalities.volume import VolumePatches
@@ -46,18 +46,18 @@ class Scored:
     (id, reason) of volumes that could not be read."""
 
     ids: tuple[str, ...]
-    dice: Float32[np.ndarray, "volumes classes"]
+    dice: Float[np.ndarray, "volumes classes"]
     skipped: tuple[tuple[str, str], ...]
 
     @property
-    def by_volume(self) -> Float32[np.ndarray, " volumes"]:
+    def by_volume(self) -> Float[np.ndarray, " volumes"]:
         """Mean over the classes that are there; 1 where all is rightly background."""
         known = ~np.isnan(self.dice)
         totals = np.where(known, self.dice, 0).sum(1)
         return np.where(known.any(1), totals / np.maximum(known.sum(1), 1), 1.0)
 
     @property
-    def by_class(self) -> Float32[np.ndarray, " classes"]:
+    def by_class(self) -> Float[np.ndarray, " classes"]:
         return np.nanmean(self.dice, axis=0)
 
 

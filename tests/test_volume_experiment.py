@@ -16,6 +16,7 @@ from multimask.cli.flags import from_command_line
 from multimask.datasets.formats.volumes import VolumeReader
 from multimask.datasets.layouts import brats
 from multimask.datasets.synthetic_volume import heads, write_brains
+from multimask.datasets.table import Table
 from multimask.datasets.volumes import new_volume
 from multimask.modalities.volume import VolumePatches
 from multimask.testing import check_modality
@@ -181,6 +182,15 @@ def test_the_fitted_reader_gives_what_a_saved_model_was_made_for(made: Path) -> 
     assert small.size == (4, 4, 4)
     with pytest.raises(ValueError, match="intensity='z'"):
         VolumePatches(4, 4, intensity="z")
+
+
+def test_smaller_shares_of_labels_are_nested_and_in_proportion(made: Path) -> None:
+    table = Table.from_csv(made, ("flair",), VolumeReader())
+    shares = [set(table.split_off(share)[1].columns["id"]) for share in (0.1, 0.4, 0.8)]
+    assert shares[0] < shares[1] < shares[2]
+    ill = set(table.where(label="lesion").columns["id"])
+    assert [len(share & ill) for share in shares] == [1, 4, 8]
+    assert shares[1] == set(table.split_off(0.4)[1].columns["id"])
 
 
 def test_volumes_keep_the_contract() -> None:
