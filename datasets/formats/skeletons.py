@@ -62,6 +62,7 @@ class SkeletonReader:
     skeleton: str | None = None
     ends: bool = False
 
+    rereads = True
     suffixes = (".skeleton", ".json", ".bvh", ".amc", ".npy", ".npz")
 
     def __post_init__(self) -> None:

@@ -18,11 +18,14 @@ from multimask.cli.data import (
     open_table,
     parts_of,
     reader_of,
+    tell_skipped,
     tokenizer_of,
 )
 from multimask.cli.doctor import doctor
 from multimask.cli.experiment import RunFlags, Study, build_recipe, carry_out
+from multimask.cli.finetune import Finetune, finetune
 from multimask.cli.flags import from_command_line, guarded
+from multimask.cli.pack import Pack, pack
 from multimask.model import MaskedModel
 from multimask.plugins import from_config, to_config
 from multimask.tokens import Step
@@ -43,7 +46,8 @@ def pretrain(flags: Pretrain) -> None:
     tokenizer = tokenizer_of(flags.kind, flags.set)
     table = open_table(flags.data, flags.kind, flags.kind, tokenizer)
     train, test = parts_of(table, flags.held_out, flags.limit)
-    if (augmenting := reader_of(flags.kind, tokenizer, augment=True)) is not None:
+    augmenting = reader_of(flags.kind, tokenizer, augment=True)
+    if augmenting is not None and train.readers[flags.kind] is not None:
         train = train.with_readers(**{flags.kind: augmenting})
     label = flags.label if flags.label in table.columns else None
     carry_out(flags, Study({flags.kind: tokenizer}, train, test, label))
@@ -54,7 +58,7 @@ class Embed:
     """Write one vector a sample, with ids and labels, as NPZ."""
 
     model: Annotated[Path, "folder of a saved model"]
-    data: Annotated[Path, "folder, CSV, Parquet, NPY or NPZ"]
+    data: Annotated[Path, "folder, CSV, Parquet, NPY, NPZ or store"]
     out: Annotated[Path, "NPZ file: ids, features, and every label column"] = Path("features.npz")
     batch_size: Annotated[int, "samples at a time; changes nothing but speed"] = 64
     workers: Annotated[int, "processes that read data"] = 0
@@ -209,6 +213,8 @@ def describe(flags: Describe) -> None:
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "pretrain": (Pretrain, pretrain),
+    "pack": (Pack, pack),
+    "finetune": (Finetune, finetune),
     "embed": (Embed, embed),
     "probe": (Probe, probe),
     "reconstruct": (Reconstruct, reconstruct),
@@ -230,10 +236,3 @@ def write_picture(picture: np.ndarray | None, file: Path) -> None:
         raise ValueError("none of the modalities can be drawn: their tokenizers have no picture.")
     pictures.save(picture, file)
     print(f"picture in {file}")
-
-
-def tell_skipped(skipped: Sequence[tuple[str, str]]) -> None:
-    if skipped:
-        print(f"{len(skipped)} samples could not be read:")
-        for name, reason in skipped:
-            print(f"  {name}: {reason}")

@@ -25,6 +25,10 @@ class Objective(nn.Module):
     def after_step(self, model: MaskedModel) -> None:
         """Called after every optimiser step (EMA teachers follow here)."""
 
+    def lr_factors(self, model: MaskedModel) -> dict[int, float]:
+        """Factors on the learning rate by `id` of a parameter; 1 for those left out."""
+        return {}
+
     def counts(self, model: MaskedModel, batch: Batch) -> dict[str, Tensor]:
         """Counts of terms that are known before `forward` runs, by the term's name, on the host.
 
