@@ -326,7 +326,7 @@ def check_known(names: Iterable[str], known: Names, what: str) -> None:
         )
 
 
-def source(generator: Generator) -> np.random.Generator:
-    """NumPy's distributions from a sample's own generator."""
+def source(generator: Generator) -> "np.random.Generator":
+    """NumPy's distributions from a sample's own generator (loaded when first drawn from)."""
     seed = int(torch.randint(2**62, (1,), generator=generator))
     return np.random.default_rng(seed)
