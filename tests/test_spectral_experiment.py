@@ -173,6 +173,6 @@ def test_every_masker_is_drawn_with_its_counts(
 
 def test_fields_that_hold_several_values_are_given_one_after_another() -> None:
     made = tokenizer_of("spectral", ["size=8x16", "wavelengths=490", "560", "names=VV", "patch=4"])
-    assert made == SpectralPatches((8, 16), 4, wavelengths=(490, 560), names=("VV",))
+    assert made == SpectralPatches((8, 16), 4, wavelengths=(490.0, 560.0), names=("VV",))
     with pytest.raises(ValueError, match="write name=value"):
         tokenizer_of("spectral", ["560"])

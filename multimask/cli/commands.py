@@ -10,6 +10,7 @@ import numpy as np
 
 from multimask import evaluation, pictures
 from multimask.checkpoints import load
+from multimask.cli.answers import write_answers
 from multimask.cli.data import (
     as_batch,
     file_table,
@@ -142,6 +143,7 @@ class Reconstruct:
     ratio: Annotated[float, "share of tokens hidden"] = 0.75
     limit: Annotated[int, "how many samples"] = 8
     seed: Annotated[int, "of the masks"] = 0
+    files: Annotated[Path | None, "folder for the answers as files like the data's own"] = None
 
 
 def reconstruct(flags: Reconstruct) -> None:
@@ -154,6 +156,12 @@ def reconstruct(flags: Reconstruct) -> None:
     errors = evaluation.reconstruction_error(model, table, masker, seed=flags.seed)
     print(errors)
     tell_skipped(skipped)
+    if flags.files is None:
+        return
+    written = write_answers(model, table, masker, flags.seed, flags.files)
+    if not written:
+        raise ValueError("--files: readers of this kind of data cannot write files.")
+    print(f"{len(written)} files in {flags.files}")
 
 
 @dataclass(frozen=True, kw_only=True)

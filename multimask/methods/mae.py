@@ -6,6 +6,7 @@ normalised) values over hidden patches.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from multimask.masking import Uniform, masker_for
 from multimask.masking.rules import Rule
@@ -42,6 +43,7 @@ def mae(
     rule: Rule = Uniform(),  # noqa: B008 - frozen
     normalise: bool = True,
     drop_path: float = 0.0,
+    ragged: bool = False,
 ) -> Recipe:
     """Build MAE over ready tokenizers, with the paper's defaults.
 
@@ -52,6 +54,7 @@ def mae(
         rule: who is hidden.
         normalise: regress patches normalised by their own mean and spread (norm_pix; the paper's
             recipe); False regresses plain values, whose pictures need nothing put back.
+        ragged: take samples with fewer tokens than are kept visible (small volumes).
     """
     default_width, default_depth, default_heads = size(arch)
     encoder = Encoder(
@@ -66,4 +69,5 @@ def mae(
         decoders[decoder](encoder.width, decoder_width, decoder_depth, decoder_heads),
         target=Target("patch" if normalise else "none"),
     )
-    return Recipe(model, Reconstruction(masker_for(rule, ratio)), TRAINING)
+    masker = replace(masker_for(rule, ratio), ragged=ragged)
+    return Recipe(model, Reconstruction(masker), TRAINING)

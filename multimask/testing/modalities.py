@@ -142,7 +142,8 @@ def check_adapter(tokenizer: Tokenizer, adapter: torch.nn.Module, data: Sequence
             part = place(coords[some], slots[some], tokens.grid)
             assert torch.allclose(here[some], part, atol=1e-5), f"{kind}: a subset lies elsewhere"
         features = adapter.decoder_place(coords, slots, tokens.grid)
-        prediction = answers(adapter, features, coords)
+        by_place = getattr(adapter, "answers_by_place", False)
+        prediction = adapter.predict(features, *((coords,) if by_place else ()))
         error = adapter.error(prediction, values)
         assert error.shape == (len(values),), (
             f"{kind}: error {tuple(error.shape)}, one a token wanted"
@@ -155,14 +156,9 @@ def check_adapter(tokenizer: Tokenizer, adapter: torch.nn.Module, data: Sequence
             assert adapter.error(prediction, values).isfinite().all(), f"{kind}: NaN is scored"
         none = adapter.embed(values[:0], coords[:0])
         assert none.shape == (0, whole.shape[1]), f"{kind}: no tokens must embed to no rows"
-        nothing = adapter.error(answers(adapter, features[:0], coords[:0]), values[:0])
+        no_place = (coords[:0],) if by_place else ()
+        nothing = adapter.error(adapter.predict(features[:0], *no_place), values[:0])
         assert nothing.shape == (0,), f"{kind}: no answers must have no errors"
-
-
-def answers(adapter: Any, features: Tensor, coords: Tensor) -> Tensor:
-    """`predict`, of an adapter that wants to know where as well."""
-    by_place = getattr(adapter, "answers_by_place", False)
-    return adapter.predict(features, coords) if by_place else adapter.predict(features)
 
 
 def check_modality(
