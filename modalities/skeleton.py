@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from multimask.modalities.skeleton_picture import Up, stick_figures
-from multimask.modalities.skeleton_topologies import NTU25, Topology
+from multimask.modalities.skeleton_topologies import NTU25, Topology, as_topology
 from multimask.tokens import BadSample, Part, Tokens
 
 Clips = Float[Tensor, "r m t v c"] | list[Tensor]
@@ -30,7 +30,8 @@ class SkeletonJoints:
     `edges` are the bones of every body and segment, both ways.
 
     Args:
-        topology: joints and bones; one of `skeleton_topologies`, or a `tree` from a BVH file.
+        topology: joints and bones; one of `skeleton_topologies`, or a `tree` from a BVH file. A
+            name, or a file's {"joints": names, "parents": indices}, is looked up (`as_topology`).
         frames, bodies: the model is built for; `encode` takes longer clips as well.
         segment: frames per token.
         dims: 2 or 3 coordinates per joint.
@@ -60,6 +61,7 @@ class SkeletonJoints:
     """Places are (body, middle frame, joint), as indices."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "topology", as_topology(self.topology))
         if min(self.frames, self.segment, self.bodies) < 1 or self.unit <= 0:
             raise ValueError(
                 f"SkeletonJoints: frames={self.frames}, segment={self.segment}, "
@@ -204,7 +206,7 @@ class SkeletonJoints:
     def picture(
         self, tokens: Tokens, shown: Bool[Tensor, " n"] | None = None
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """Stick figures of the first row at up to six instants, all at one scale.
+        """Stick figures of the first row at up to six instants, three a row, all at one scale.
 
         Joints that are not shown or not known are left out, bones need both ends. Left is blue,
         right red, the midline grey. The ruler is one `unit`.

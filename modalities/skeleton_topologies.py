@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -289,3 +290,16 @@ def topology(name: str) -> Topology:
     if name not in TOPOLOGIES:
         raise ValueError(f"topology {name!r} is unknown; there are {', '.join(TOPOLOGIES)}.")
     return TOPOLOGIES[name]
+
+
+def as_topology(given: "Topology | str | Mapping[str, Any]") -> Topology:
+    """A topology as it is, by name, or as a file says it: {"joints": names, "parents": indices}."""
+    if isinstance(given, Topology):
+        return given
+    if isinstance(given, str):
+        return topology(given)
+    if not {"joints", "parents"} <= set(given):
+        raise ValueError(
+            f"topology: expected joints and parents, found {', '.join(map(str, given)) or 'none'}."
+        )
+    return tree(given["joints"], given["parents"])
