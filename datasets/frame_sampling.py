@@ -110,4 +110,5 @@ class Every:
     def __call__(
         self, count: int, generator: Generator | None = None
     ) -> Int[np.ndarray, "clips t"]:
-        return np.arange(0, count, self.stride)[None, : self.most]
+        # cut before it is made: a header may claim any number of frames
+        return np.arange(0, min(count, self.most * self.stride), self.stride)[None]

@@ -9,7 +9,7 @@ from typing import Any
 from multimask.datasets.columns import Column
 
 FILE_COLUMNS = ("file", "path", "image")
-"""Columns taken for files of the modality "image" if nothing is said."""
+"""Columns taken for files if nothing is said and none has the modality's name."""
 
 Names = Sequence[str] | Mapping[str, str] | None
 
@@ -20,15 +20,17 @@ def listed_columns(
     other: Callable[[Sequence[Any]], Column],
     modalities: Names,
     root: Path,
+    modality: str = "image",
 ) -> tuple[dict[str, Column], list[str]]:
     """Columns by name, file columns under the names of their modalities, and these names.
 
-    `other` makes the columns that are neither files nor ids.
+    `other` makes the columns that are neither files nor ids. `modality` is what the files are where
+    `modalities` does not say.
 
     Raises: ValueError for unknown or ambiguous file columns, and where not one file of a column
     exists under root.
     """
-    named = _file_columns(path, cells, modalities)
+    named = _file_columns(path, cells, modalities, modality)
     columns = {}
     for name, entries in cells.items():
         if name in named:
@@ -62,10 +64,14 @@ def unique_ids(columns: Mapping[str, Column], modalities: Sequence[str]) -> Colu
     return Column.of(ids)
 
 
-def _file_columns(path: Path, found: Mapping[str, Any], modalities: Names) -> dict[str, str]:
+def _file_columns(
+    path: Path, found: Mapping[str, Any], modalities: Names, modality: str
+) -> dict[str, str]:
     """From column to modality."""
-    if modalities is None:
-        named = {name: "image" for name in FILE_COLUMNS if name in found}
+    if modalities is None and modality in found and modality not in FILE_COLUMNS:
+        named = {modality: modality}
+    elif modalities is None:
+        named = {name: modality for name in FILE_COLUMNS if name in found}
     elif isinstance(modalities, Mapping):
         named = dict(modalities)
     else:

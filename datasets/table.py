@@ -45,16 +45,17 @@ class Table:
     ) -> "Table":
         """A folder, or a CSV, Parquet, NPY or NPZ file. ValueError for anything else.
 
-        `modality` names what a folder's files, or the array of a NPY, are; the others name theirs.
+        `modality` names what the files of a folder or a listing, or the array of a NPY, are; NPZ
+        files name theirs. For listings of several modalities see `from_csv`.
         """
         path = Path(path)
         suffix = path.suffix.lower()
         if path.is_dir():
             return cls.from_folder(path, modality, reader)
         if suffix == ".csv":
-            return cls.from_csv(path, reader=reader)
+            return cls.from_csv(path, reader=reader, modality=modality)
         if suffix == ".parquet":
-            return cls.from_parquet(path, reader=reader)
+            return cls.from_parquet(path, reader=reader, modality=modality)
         if suffix in (".npy", ".npz"):
             arrays: dict[str, Any] = stored_arrays(path, modality)
             return cls.from_arrays(reader=reader, **arrays)
@@ -88,14 +89,17 @@ class Table:
         modalities: Names = None,
         reader: Readers = None,
         root: str | Path | None = None,
+        modality: str = "image",
     ) -> "Table":
         """A CSV whose first line names the columns; a blank cell is missing.
 
         Args:
             modalities: the columns that hold files, by name, or as a mapping from column to
-                modality. If not given: `file`, `path` or `image`, which becomes "image".
+                modality. If not given: the column named as `modality`, else `file`, `path` or
+                `image`, which becomes that modality.
             reader: for all modalities, or a mapping from modality to reader; else `ImageReader()`.
             root: what paths are relative to; else the CSV's folder.
+            modality: what the files are, where `modalities` does not say.
         The id is the column `id`, else the path of the row's first modality.
 
         Raises: ValueError for a file that is no such CSV, unknown or ambiguous file columns, ids
@@ -105,7 +109,7 @@ class Table:
         path = Path(path)
         folder = path.parent if root is None else Path(root)
         cells = csv_cells(path)
-        columns, names = listed_columns(path, cells, Column.from_text, modalities, folder)
+        columns, names = listed_columns(path, cells, Column.from_text, modalities, folder, modality)
         return cls.of(columns, one_each(names, reader, ImageReader()), folder)
 
     @classmethod
@@ -115,12 +119,13 @@ class Table:
         modalities: Names = None,
         reader: Readers = None,
         root: str | Path | None = None,
+        modality: str = "image",
     ) -> "Table":
         """As `from_csv`, from a Parquet file. Needs pyarrow, the extra `parquet`."""
         path = Path(path)
         folder = path.parent if root is None else Path(root)
         cells = parquet_cells(path)
-        columns, names = listed_columns(path, cells, Column.of, modalities, folder)
+        columns, names = listed_columns(path, cells, Column.of, modalities, folder, modality)
         return cls.of(columns, one_each(names, reader, ImageReader()), folder)
 
     @classmethod

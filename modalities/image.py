@@ -135,6 +135,10 @@ class ImagePatches:
             return torch.stack(pictures)
         return pictures
 
+    def blank(self, count: int) -> Float[Tensor, "r c h w"]:
+        """Pictures of nothing, at the tokenizer's own size."""
+        return torch.zeros(count, self.channels, *pair(self.size))
+
     def checked(self, picture: Num[Tensor, "..."]) -> Num[Tensor, "c h w"]:
         if picture.ndim != 3 or picture.shape[0] != self.channels:
             raise BadSample(

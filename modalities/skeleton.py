@@ -158,6 +158,10 @@ class SkeletonJoints:
         clips = [self.padded(self.checked(torch.as_tensor(item))) for item in items]
         return torch.stack(clips) if len({clip.shape for clip in clips}) == 1 else clips
 
+    def blank(self, count: int) -> Float[Tensor, "r m t v c"]:
+        """Motion of nothing, at the tokenizer's own length, every joint known."""
+        return torch.zeros(count, self.bodies, self.frames, len(self.topology), self.dims)
+
     def checked(self, clip: Num[Tensor, "..."]) -> Float[Tensor, "m t v c"]:
         wanted = (len(self.topology), self.dims)
         if clip.ndim != 4 or tuple(clip.shape[2:]) != wanted or not clip.numel():

@@ -160,6 +160,16 @@ class SpectralPatches:
                 )
         return made
 
+    def blank(self, count: int) -> dict[str, Any]:
+        """Cubes of nothing, at the tokenizer's own size, in the bands it lists."""
+        known = len(self.wavelengths) + len(self.names)
+        if not known:
+            raise ValueError(
+                "SpectralPatches: it lists neither wavelengths nor names, so it does not know the "
+                "bands of a cube that is not there."
+            )
+        return self.collate([torch.zeros(known, *pair(self.size))] * count)
+
     # --- tokens ---------------------------------------------------------------------------------
 
     def __call__(self, part: Part) -> Tokens:

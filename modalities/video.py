@@ -175,6 +175,10 @@ class Tubelets:
         seconds = torch.stack([clip["seconds"] for clip in clips])
         return {"frames": torch.stack(frames), "seconds": seconds}
 
+    def blank(self, count: int) -> Float[Tensor, "r t c h w"]:
+        """Clips of nothing, at the tokenizer's own length and size, times counted in frames."""
+        return torch.zeros(count, self.frames, self.channels, *pair(self.size))
+
     def checked(self, item: Any) -> dict[str, Tensor]:
         if not isinstance(item, Mapping):
             return {"frames": self.checked_frames(torch.as_tensor(item))}

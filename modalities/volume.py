@@ -127,6 +127,14 @@ class VolumePatches:
             batch["extent"] = torch.tensor(extents)
         return batch
 
+    def blank(self, count: int) -> dict[str, Tensor]:
+        """Volumes of nothing, at the tokenizer's own size; voxels of 1 mm unless it says more."""
+        given = self.spacing or 1.0
+        z, y, x = (given,) * 3 if isinstance(given, int | float) else given
+        affine = torch.diag(torch.tensor([x, y, z, 1.0], dtype=torch.float64))
+        data = torch.zeros(count, self.channels, *three(self.size))
+        return {"data": data, "affine": affine.expand(count, 4, 4)}
+
     def checked(self, item: Any) -> tuple[Num[Tensor, "c z y x"], Float[Tensor, "4 4"]]:
         """Voxels and affine of a sample. Raises BadSample where it breaks the contract."""
         placed = isinstance(item, HasGeometry) and not isinstance(item, Tensor | ndarray)

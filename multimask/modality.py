@@ -67,6 +67,15 @@ class KnowsValid(Protocol):
 
 
 @runtime_checkable
+class KnowsPlaces(Protocol):
+    """Knows where its tokens are before it sees any: `blank(count)` is raw data, as its `collate`
+    would give, of so many samples that hold nothing and have every token. With it a modality can be
+    answered for samples that lack it."""
+
+    def blank(self, count: int) -> Any: ...
+
+
+@runtime_checkable
 class Untokenizes(Protocol):
     """Gives the raw data of all rows back; exact where tokens partition the sample."""
 

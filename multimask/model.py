@@ -1,6 +1,6 @@
 """MaskedModel: tokenize, encode, decode. What is kept after pre-training; it weighs no loss."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from multimask.buckets import by_shape, merged
+from multimask.filling import answered, only
 from multimask.masking.context import Context
 from multimask.masking.masker import Masker, everything
 from multimask.modality import (
@@ -151,9 +152,17 @@ class MaskedModel(nn.Module):
     def forward(self, batch: Batch) -> Latents:
         return self.encode(batch)
 
-    def encode(self, batch: Batch, taps: tuple[int, ...] = ()) -> Latents:
-        """Latents of all that is present, nothing hidden. Lattice modalities may come in any size,
-        also mixed within a batch: samples of equal sizes are encoded together."""
+    def encode(
+        self,
+        batch: Batch,
+        taps: tuple[int, ...] = (),
+        modalities: Sequence[str] | None = None,
+    ) -> Latents:
+        """Latents of all that is present, nothing hidden; with `modalities` of these alone, as if
+        the samples had no others. Lattice modalities may come in any size, also mixed within a
+        batch: samples of equal sizes are encoded together."""
+        if modalities is not None:
+            batch = only(batch, modalities, list(self.slots))
         buckets = by_shape(batch)
         if len(buckets) > 1:
             return merged([(rows, self.encode(part, taps)) for rows, part in buckets], batch.size)
@@ -343,8 +352,17 @@ class MaskedModel(nn.Module):
         batch: Batch,
         masker: Masker = Masker(),  # noqa: B008 - frozen
         step: Step = Step(),  # noqa: B008 - frozen
+        *,
+        targets: Sequence[str] | None = None,
+        share: float = 1.0,
     ) -> Reconstructed:
-        """Hide what the batch's own masking, else `masker`, says and answer for it."""
+        """Hide what the batch's own masking, else `masker`, says and answer for it.
+
+        With `targets` whole modalities are answered instead, for every sample, from a `share` of
+        what else it has (see `multimask.filling`); samples may have the targets or lack them.
+        """
+        if targets is not None:
+            return answered(self, batch, targets, share, step)
         return reconstruct(self, batch, masker, step)
 
     def untokenize(self, name: str, tokens: Tokens) -> object:

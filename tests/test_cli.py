@@ -46,7 +46,8 @@ def experiment(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def finished(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "photos"
     words = ["--data", str(photographs), "--out", str(out), "--image-size", "32", *SMALL]
-    done = experiment(*words, "--seeds", "2", cwd=out.parent)
+    more = ["--evaluate", "svm,few-shot", "--ways", "2", "--shots", "3"]
+    done = experiment(*words, *more, "--seeds", "2", cwd=out.parent)
     assert done.returncode == 0, done.stderr
     assert "random init" in done.stdout
     return out
@@ -91,6 +92,10 @@ def test_an_experiment_leaves_a_whole_run_folder(finished: Path) -> None:
     assert metrics["samples"] == 36
     assert metrics["effective_ratio"] == 0.75
     assert len(metrics["probe_accuracy_by_seed"]) == 2
+    assert (metrics["svm_count"], metrics["few_shot_count"]) == (12, 10)
+    for what in ("svm", "few_shot"):
+        assert 0.5 < metrics[f"{what}_accuracy"] <= 1
+        assert len(metrics[f"{what}_accuracy_random_init_by_seed"]) == 2
 
 
 def test_a_resolved_configuration_runs_again(finished: Path, tmp_path: Path) -> None:
@@ -157,6 +162,9 @@ def test_masks_draws_any_masker_with_true_counts(
         (["--precision", "fp16", "--device", "cpu"], "fp16"),
         (["--resume", "nowhere.ckpt"], "nowhere.ckpt"),
         (["--data", "empty"], "empty"),
+        (["--evaluate", "magic"], "measures are probe, knn, svm, few-shot"),
+        (["--evaluate", "few-shot"], "the largest have 6, 6"),
+        (["--evaluate", "svm", "--label", "colour"], "no column 'colour'"),
     ],
 )
 def test_a_users_mistake_is_one_sentence(

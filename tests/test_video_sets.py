@@ -160,6 +160,19 @@ def test_a_table_keeps_the_verdicts_and_gives_them_back(made: Table) -> None:
     assert "problem" not in facts
 
 
+def test_the_file_column_of_a_listing_holds_what_was_asked_for(made: Table, tmp_path: Path) -> None:
+    (tmp_path / "train").symlink_to(Path(made.root) / "train")
+    for name in ("file", "path", "video"):
+        listing = tmp_path / f"{name}.csv"
+        listing.write_text(f"{name},label\ntrain/00000.mp4,left\ntest/00001.mp4,right\n")
+        table = Table.open(listing, "video", VideoReader(Strided(8, 1)))
+        assert table[0]["video"]["frames"].shape == (8, 3, 64, 64)
+    both = tmp_path / "both.csv"
+    both.write_text("file,path\ntrain/00000.mp4,train/00001.mp4\n")
+    with pytest.raises(ValueError, match="say which"):
+        Table.open(both, "video", VideoReader())
+
+
 def test_a_table_names_exactly_the_damaged_files(made: Table, tmp_path: Path) -> None:
     shutil.copytree(made.root, tmp_path / "copy")
     for name in ("train/00003.mp4", "test/00002.mp4"):

@@ -16,10 +16,10 @@ import numpy as np
 
 from multimask.datasets.formats.files import AnyPath
 from multimask.datasets.formats.video_decode import (
+    Upright,
     frames_at,
     set_threads,
     sound_frames,
-    upright,
 )
 from multimask.datasets.formats.video_index import (
     Index,
@@ -84,6 +84,7 @@ def _decode(path: AnyPath, max_pixels: int, most: int | None) -> Start:
     rotation, sums, times = 0, {}, []
     with opened_video(path, max_pixels) as (container, stream):
         set_threads(stream, 1)
+        upright = Upright()
         for frame in sound_frames(container, stream):
             if not times:
                 rotation = round(frame.rotation / 90) * 90

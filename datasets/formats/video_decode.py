@@ -82,6 +82,7 @@ def _by_time(path: AnyPath, order: list[int], index: Index, max_pixels: int, thr
         missing = {time: n for time, n in targets.items() if n not in found}
         with opened_video(path, max_pixels) as (container, stream):
             set_threads(stream, threads)
+            upright = Upright()
             for frame in _matching(container, stream, missing, skip=False):
                 found[missing[frame.pts]] = upright(frame), 0.0
                 if len(found) == len(targets):
@@ -98,6 +99,7 @@ def _from_keys(
     group = np.searchsorted(index.keys, times, side="right") - 1
     with opened_video(path, max_pixels) as (container, stream):
         set_threads(stream, threads)
+        upright = Upright()
         place = 0
         while place < len(times):
             key = index.keys[max(0, group[place])]
@@ -164,7 +166,7 @@ def _in_order(path: AnyPath, order: list[int], max_pixels: int, threads: int) ->
     found: Found = {}
     with opened_video(path, max_pixels) as (container, stream):
         set_threads(stream, threads)
-        rate = float(stream.average_rate or 1)
+        rate, upright = float(stream.average_rate or 1), Upright()
         for number, frame in enumerate(sound_frames(container, stream)):
             time = number / rate if frame.time is None else float(frame.time)
             start = time if number == 0 else start
@@ -191,8 +193,19 @@ def set_threads(stream: Any, threads: int) -> None:
     stream.codec_context.thread_count = threads
 
 
-def upright(frame: Any) -> Frame:
-    """RGB, 8 bit, turned as the file's rotation flag says (multiples of 90 degrees)."""
-    pixels = frame.to_ndarray(format="rgb24")
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+class Upright:
+    """Frames of one file as RGB, 8 bit, turned as its rotation flag says (multiples of 90 degrees).
+
+    One for a whole file: the tables of a colour conversion take longer to make than a small picture
+    takes to convert.
+    """
+
+    def __init__(self) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self.reformatter = VideoReformatter()
+
+    def __call__(self, frame: Any) -> Frame:
+        pixels = self.reformatter.reformat(frame, format="rgb24").to_ndarray()
+        turns = round(frame.rotation / 90) % 4
+        return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels

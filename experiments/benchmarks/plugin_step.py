@@ -20,7 +20,7 @@ from multimask.tokens import Step
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from plugin_sensor_traces import SensorTraces
+from plugin_sensor_traces import SensorTraces  # pyright: ignore[reportMissingImports]
 
 SENSORS, STEPS, WINDOW = 6, 192, 8
 

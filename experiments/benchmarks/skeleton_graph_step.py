@@ -100,7 +100,7 @@ def theirs_step(recipe: Recipe, tokenizer: SkeletonJoints, clips: Tensor) -> Cal
         graph.hidden = hidden.repeat(tokenizer.num_tokens // 25)
 
     def step() -> float:
-        loss = network(Batch.from_data_list(made), int(hidden.sum()))
+        loss = network(Batch.from_data_list([*made]), int(hidden.sum()))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -137,9 +137,11 @@ class Theirs(nn.Module):
 def convolutions(stack: Any) -> nn.ModuleList:
     from torch_geometric.nn import GINConv
 
-    made = nn.ModuleList(GINConv(copy.deepcopy(layer.mlp)) for layer in stack.layers)
-    for conv, layer in zip(made, stack.layers, strict=True):
-        conv.nn.load_state_dict(layer.mlp.state_dict())  # GINConv draws new ones when built
+    made = nn.ModuleList()
+    for layer in stack.layers:
+        mlp = copy.deepcopy(layer.mlp)
+        made.append(GINConv(mlp))
+        mlp.load_state_dict(layer.mlp.state_dict())  # GINConv draws new ones when built
     return made
 
 

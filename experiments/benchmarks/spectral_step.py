@@ -62,8 +62,12 @@ class Plain(nn.Module):
         self.decoder_norm = nn.LayerNorm(DECODER_WIDTH)
         self.leave = nn.Linear(DECODER_WIDTH, PATCH * PATCH)
         if not fused:
-            for block in [*self.blocks, *self.decoder]:
-                block.attn = WrittenOut(block.norm1.normalized_shape[0], block.attn.heads)
+            for blocks, width, heads in (
+                (self.blocks, WIDTH, HEADS),
+                (self.decoder, DECODER_WIDTH, DECODER_HEADS),
+            ):
+                for block in blocks:
+                    block.attn = WrittenOut(width, heads)
 
     def forward(self, cubes: Tensor) -> Tensor:
         x = self.embed(cubes[:, None]).flatten(2).transpose(1, 2) + self.position

@@ -1,4 +1,4 @@
-"""What every experiment shares: its flags, its run folder, and how learning is shown.
+"""What every experiment shares: its run folder, and how learning is shown.
 
 An experiment builds tokenizers and tables and hands them over as a `Study`; `carry_out` trains one
 model a seed, compares it with its own initial weights on held-out rows, and writes the run folder:
@@ -12,81 +12,25 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
 
 from multimask import evaluation, pictures, plugins
 from multimask.checkpoints.folder import write_whole
 from multimask.cli.data import as_batch, rule_of
 from multimask.cli.flags import to_yaml
-from multimask.datasets.table import Table
+from multimask.cli.measures import MEASURES, Scores, asked, labelled, scores
+from multimask.cli.study import RunFlags, Study
 from multimask.masking import Masker, Ratio, Uniform
 from multimask.methods.recipe import Recipe
 from multimask.modality import Tokenizer
-from multimask.model import MaskedModel
 from multimask.training.fit import fit
 from multimask.training.result import FitResult
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunFlags:
-    """The flags that all experiments share."""
-
-    data: Annotated[Path | None, "folder, CSV, Parquet, NPY or NPZ; default: embedded data"] = None
-    out: Annotated[Path, "run folder"] = Path("runs/run")
-    epochs: Annotated[int, "passes over the training rows"] = 100
-    batch_size: Annotated[int, "samples an optimiser step"] = 64
-    accumulate: Annotated[int, "micro-batches a step is split into (less memory)"] = 1
-    method: Annotated[str, "pre-training method, by plug-in name"] = "mae"
-    size: Annotated[str, "encoder: tiny, small, base, large, huge"] = "tiny"
-    width: Annotated[int | None, "encoder width, instead of the size's"] = None
-    depth: Annotated[int | None, "encoder depth, instead of the size's"] = None
-    heads: Annotated[int | None, "encoder heads, instead of the size's"] = None
-    decoder_width: Annotated[int | None, "decoder width, instead of the method's"] = None
-    decoder_depth: Annotated[int | None, "decoder depth, instead of the method's"] = None
-    decoder_heads: Annotated[int | None, "decoder heads, instead of the method's"] = None
-    ratio: Annotated[float | None, "share of tokens hidden, instead of the method's"] = None
-    masker: Annotated[str | None, "who is hidden, by plug-in name: random, block, grid ..."] = None
-    normalise: Annotated[bool | None, "regress values normalised per token"] = None
-    lr: Annotated[float | None, "peak learning rate, not scaled by the batch"] = None
-    warmup: Annotated[float | None, "share of the steps with rising learning rate"] = None
-    clip: Annotated[float | None, "largest gradient norm"] = None
-    seed: Annotated[int, "of weights, order, crops and masks"] = 0
-    seeds: Annotated[int, "how many runs, with seeds counted up from the first"] = 1
-    workers: Annotated[int, "processes that read data"] = 0
-    device: Annotated[str, "auto, cpu, cuda"] = "auto"
-    precision: Annotated[Literal["32", "bf16", "fp16", "tf32"], "numbers in matrix products"] = "32"
-    resume: Annotated[Path | None, "checkpoint to go on from: .../checkpoints/last.ckpt"] = None
-    limit: Annotated[int | None, "use only the first N rows of each part"] = None
-    max_bad: Annotated[float, "share of unreadable samples at which the run fails"] = 0.2
-    label: Annotated[str, "column with the classes that probes tell apart"] = "label"
-
-
-@dataclass(frozen=True)
-class Study:
-    """What an experiment hands over. train is pre-trained on (augmented when it can `draw`);
-    test is never trained on. Where a label column is there, probes learn on train and are scored
-    on test; else losses are all that is reported."""
-
-    modalities: Mapping[str, Tokenizer]
-    train: Table
-    test: Table
-    label: str | None
-    method_arguments: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """One model on the test rows: which items a linear probe and kNN got right."""
-
-    probe: Bool[np.ndarray, " items"]
-    knn: Bool[np.ndarray, " items"]
 
 
 @dataclass(frozen=True)
@@ -141,6 +85,7 @@ def carry_out(flags: RunFlags, study: Study) -> dict[str, Any]:
     """Train and score every seed, write the run folder, print the outcome, return the metrics."""
     if flags.seeds < 1:
         raise ValueError(f"--seeds {flags.seeds}: at least one run is needed.")
+    measures = asked(flags, study)
     flags.out.mkdir(parents=True, exist_ok=True)
     settings = to_yaml(flags)
     write_whole(flags.out / "config.yaml", settings.encode())
@@ -151,9 +96,9 @@ def carry_out(flags: RunFlags, study: Study) -> dict[str, Any]:
         )
         for seed in seeds
     }
-    metrics = summarise(study, runs) | provenance(settings)
+    metrics = summarise(study, runs, measures) | provenance(settings)
     write_whole(flags.out / "metrics.json", (json.dumps(metrics, indent=1) + "\n").encode())
-    print(report(flags, metrics))
+    print(report(flags, metrics, measures))
     return metrics
 
 
@@ -204,22 +149,7 @@ def draw_masks(recipe: Recipe, study: Study, seed: int, file: Path) -> None:
         pictures.save(drawn, file)
 
 
-def scores(model: MaskedModel, study: Study, flags: RunFlags, seed: int) -> Scores:
-    train, test = (
-        evaluation.embed(model, samples, workers=flags.workers, device=flags.device)
-        for samples in (study.train, study.test)
-    )
-    probe = evaluation.linear_probe(*labelled(train, study), *labelled(test, study), seed=seed)
-    neighbours = evaluation.knn(*labelled(train, study), *labelled(test, study))
-    assert neighbours.correct is not None  # labels were given
-    return Scores(probe.correct, neighbours.correct)
-
-
-def labelled(embeddings: evaluation.Embeddings, study: Study) -> tuple[np.ndarray, np.ndarray]:
-    return embeddings.features, embeddings.labels[str(study.label)]
-
-
-def summarise(study: Study, runs: Mapping[int, SeedRun]) -> dict[str, Any]:
+def summarise(study: Study, runs: Mapping[int, SeedRun], measures: Iterable[str]) -> dict[str, Any]:
     """The numbers of a run; what needs labels is None without them."""
     first = next(iter(runs.values())).fitted
     metrics: dict[str, Any] = {
@@ -236,31 +166,37 @@ def summarise(study: Study, runs: Mapping[int, SeedRun]) -> dict[str, Any]:
         "skipped": [list(item) for run in runs.values() for item in run.fitted.skipped],
         "seeds": list(runs),
     }
-    for what in ("probe", "knn"):
-        comparison = compared(runs, what)
+    for name in measures:
+        comparison, what = compared(runs, name), key(name)
         pairs = (
             {"": None, "_random_init": None}
             if comparison is None
             else {"": comparison.pretrained, "_random_init": comparison.random_init}
         )
-        for name, values in pairs.items():
-            metrics[f"{what}_accuracy{name}"] = None if values is None else mean(values)
-            metrics[f"{what}_accuracy{name}_by_seed"] = values
+        for whose, values in pairs.items():
+            metrics[f"{what}_accuracy{whose}"] = None if values is None else mean(values)
+            metrics[f"{what}_accuracy{whose}_by_seed"] = values
         between = None if comparison is None else comparison.interval
         metrics[f"{what}_gain_interval"] = None if between is None else [between.low, between.high]
         metrics[f"{what}_shows_learning"] = None if comparison is None else comparison.learned
+        metrics[f"{what}_count"] = None if comparison is None else comparison.items
     return metrics | controls(study)
 
 
 def compared(runs: Mapping[int, SeedRun], what: str) -> evaluation.Comparison | None:
     pairs = [
-        (getattr(run.pretrained, what), getattr(run.random_init, what))
+        (run.pretrained[what], run.random_init[what])
         for run in runs.values()
         if run.pretrained is not None and run.random_init is not None
     ]
     if not pairs:
         return None
     return evaluation.shows_learning([a for a, _ in pairs], [b for _, b in pairs])
+
+
+def key(measure: str) -> str:
+    """How a measure's numbers are called in `metrics.json`."""
+    return measure.replace("-", "_")
 
 
 def controls(study: Study) -> dict[str, float | None]:
@@ -301,7 +237,7 @@ def git_commit() -> str | None:
     return commit + ("+" if changed else "")
 
 
-def report(flags: RunFlags, metrics: Mapping[str, Any]) -> str:
+def report(flags: RunFlags, metrics: Mapping[str, Any], measures: Iterable[str]) -> str:
     """What a person wants to know first."""
     lines = [
         "",
@@ -312,7 +248,8 @@ def report(flags: RunFlags, metrics: Mapping[str, Any]) -> str:
     ]
     if metrics["probe_accuracy"] is not None:
         lines.append("accuracy          pretrained   random init   (by seed)")
-        for what, name in (("probe", "linear probe"), ("knn", "nearest neighbours")):
+        for measure in measures:
+            what, title, unit = key(measure), MEASURES[measure].title, MEASURES[measure].unit
             after, before = metrics[f"{what}_accuracy"], metrics[f"{what}_accuracy_random_init"]
             pairs = zip(
                 metrics[f"{what}_accuracy_by_seed"],
@@ -322,9 +259,9 @@ def report(flags: RunFlags, metrics: Mapping[str, Any]) -> str:
             by_seed = ", ".join(f"{a:.3f}/{b:.3f}" for a, b in pairs)
             low, high = metrics[f"{what}_gain_interval"]
             lines += [
-                f"  {name:<20}{after:<13.3f}{before:<14.3f}{by_seed}",
+                f"  {title:<20}{after:<13.3f}{before:<14.3f}{by_seed}",
                 f"  {'':<20}gain {after - before:+.3f}, 95 % interval [{low:+.3f}, {high:+.3f}]"
-                f" over {metrics['test_samples']} test items",
+                f" over {metrics[f'{what}_count']} {unit}",
             ]
         lines.append(
             f"  without a model     raw values {metrics['probe_accuracy_raw_values']:.3f}, channel "

@@ -103,12 +103,13 @@ class Comparison:
 
 
 def shows_learning(
-    pretrained: Sequence[Bool[np.ndarray, " items"]],
-    random_init: Sequence[Bool[np.ndarray, " items"]],
+    pretrained: Sequence[Num[np.ndarray, " items"] | Bool[np.ndarray, " items"]],
+    random_init: Sequence[Num[np.ndarray, " items"] | Bool[np.ndarray, " items"]],
     *,
     seed: int = 0,
 ) -> Comparison:
-    """Hold pretrained models against their own initial weights: which items each seed got right.
+    """Hold pretrained models against their own initial weights: which items each seed got right,
+    or how each trial of a seed went.
 
     For a fair comparison the two share initial weights, split and probe grid per seed.
     """

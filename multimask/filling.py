@@ -1,0 +1,190 @@
+"""Whole modalities answered from the others: `encode(modalities=)` and `reconstruct(targets=)`.
+
+A modality that is asked for is never read: whether a sample has it changes nothing in what is
+answered. Samples that lack it get tokens made from a blank one, which tell where answers belong.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from multimask.masking.context import Context
+from multimask.masking.rules import Uniform
+from multimask.modality import KnowsPlaces, Restores
+from multimask.reconstruct import Reconstructed
+from multimask.tokens import Batch, Masking, Part, Picks, Step, TokenBatch, Tokens
+
+if TYPE_CHECKING:
+    from multimask.model import MaskedModel
+
+
+def only(batch: Batch, names: Sequence[str], known: Sequence[str]) -> Batch:
+    """The batch as if its samples had nothing but these modalities.
+
+    Raises: ValueError for names that the model does not have, and for samples that have none of
+    the modalities that are left.
+    """
+    check_names(names, known, "modalities")
+    parts = {name: part for name, part in batch.parts.items() if name in set(names)}
+    check_left(batch, parts, f"none of the modalities {', '.join(sorted(names))}")
+    return replace(batch, parts=parts, masking=None)
+
+
+@torch.no_grad()
+def answered(
+    model: "MaskedModel", batch: Batch, targets: Sequence[str], share: float, step: Step
+) -> Reconstructed:
+    """All tokens of the targets, for every sample, from what else it has; in eval mode.
+
+    share: how much of what else it has is visible, at least one token; below 1 it is drawn from
+    the samples' own generators, so that another step shows another part.
+    `restored[target]` has a row a sample; `tokens` are those that the batch came with.
+    """
+    check_names(targets, list(model.slots), "targets")
+    if not 0 < share <= 1:
+        raise ValueError(f"reconstruct: share={share} of what is there must lie in (0, 1].")
+    for name in targets:
+        check_restores(model, name)
+    left = {name: part for name, part in batch.parts.items() if name not in set(targets)}
+    check_left(batch, left, f"nothing beside the targets {', '.join(sorted(targets))}")
+    was_training = model.training
+    model.eval()
+    try:
+        given = model.tokenize(batch)
+        asked = {name: on_every_row(model, batch, given, name) for name in targets}
+        tokens = TokenBatch(batch.size, {**given.modalities, **asked}, model.slots)
+        context = model.context(tokens)
+        masking = all_of(targets, tokens.exists, context, share, step, batch.sample_ids)
+        masking = model.picked(tokens, masking)
+        features = model.decode(tokens, model.encode_visible(tokens, masking), masking)
+        answers = model.predict(tokens, features, masking)
+    finally:
+        model.train(was_training)
+    restored = dict(given.modalities)
+    for name, part in asked.items():
+        adapter = cast(Restores, model.adapter(name))
+        prediction, values, _ = answers[name]
+        source = cast(Picks, masking.decoded_picks).source[name]
+        filled = part.values.to(prediction.dtype).flatten(0, 1).clone()
+        filled[source] = adapter.restore(prediction, values)
+        restored[name] = replace(part, values=filled.view_as(part.values))
+    return Reconstructed(
+        given.modalities,
+        restored,
+        {name: masking.visible[:, w.start : w.stop] for name, w in model.slots.items()},
+        {name: masking.target[:, w.start : w.stop] for name, w in model.slots.items()},
+        masking,
+        (),
+    )
+
+
+def all_of(
+    targets: Sequence[str],
+    exists: Bool[Tensor, "b n"],
+    context: Context,
+    share: float,
+    step: Step,
+    sample_ids: tuple[str, ...],
+) -> Masking:
+    """Nothing of the targets is visible and all of them decoded; of the rest a share is visible."""
+    slots = [torch.arange(w.start, w.stop) for n, w in context.slots.items() if n in set(targets)]
+    decoded = torch.cat(slots).to(exists.device).expand(len(exists), -1)
+    readable = exists.scatter(1, decoded, False)
+    scores = torch.zeros(exists.shape, device=exists.device)
+    if share < 1:
+        scores = Uniform()(exists, step.generators(sample_ids, "masking"), context)
+    existing = readable.sum(dim=1)
+    counts = (existing * share).floor().long().clamp(min=1) if share < 1 else existing
+    k = int(counts.max())
+    ids = scores.masked_fill(~readable, torch.inf).argsort(dim=1, stable=True)[:, :k]
+    some_absent = not bool(exists.gather(1, decoded).all())
+    padded = bool((counts < k).any())
+    return Masking(ids, decoded, exists, padded, some_absent, counts=counts)
+
+
+def on_every_row(model: "MaskedModel", batch: Batch, given: TokenBatch, name: str) -> Tokens:
+    """The modality's tokens with a row for every sample; those that lack it get a blank one's."""
+    part, device = given.modalities.get(name), model.device
+    if part is not None and len(part.rows) == batch.size:
+        return part
+    tokenizer, rows = model.tokenizers[name], torch.arange(batch.size, device=device)
+    if not isinstance(tokenizer, KnowsPlaces):
+        raise ValueError(
+            f"reconstruct: some sample lacks {name!r}, and {type(tokenizer).__name__} does not say "
+            "where its tokens would be (`blank`); ask only for samples that have it."
+        )
+    blank = Part(tokenizer.blank(batch.size), rows).to(device)
+    made = tokenizer(blank)
+    if part is None:
+        return made
+    if part.values.shape[1:] != made.values.shape[1:]:
+        raise ValueError(
+            f"reconstruct: samples that have {name!r} bring {part.values.shape[1]} tokens, blank "
+            f"ones {made.values.shape[1]}; ask for samples of one size."
+        )
+    valid = None
+    if part.valid is not None or made.valid is not None:
+        valid = with_rows(filled_valid(made), part.rows, filled_valid(part))
+    return replace(
+        made,
+        values=with_rows(made.values.to(part.values.dtype), part.rows, part.values),
+        coords=merged_coords(made, part, batch.size),
+        valid=valid,
+        edges=part.edges,
+    )
+
+
+def with_rows(whole: Tensor, rows: Tensor, some: Tensor) -> Tensor:
+    return whole.index_copy(0, rows, some)
+
+
+def filled_valid(tokens: Tokens) -> Tensor:
+    shape = tokens.values.shape[:2]
+    if tokens.valid is not None:
+        return tokens.valid
+    return torch.ones(shape, dtype=torch.bool, device=tokens.values.device)
+
+
+def merged_coords(made: Tokens, part: Tokens, size: int) -> Tensor:
+    """A lattice's shared places stay shared where both agree."""
+    if len(made.coords) == len(part.coords) == 1 and torch.equal(made.coords, part.coords):
+        return made.coords
+    whole = made.coords.expand(size, -1, -1).to(part.coords.dtype).clone()
+    some = part.coords.expand(len(part.rows), -1, -1)
+    return with_rows(whole, part.rows, some)
+
+
+def check_names(names: Sequence[str], known: Sequence[str], what: str) -> None:
+    unknown = sorted(set(names) - set(known))
+    if unknown or not names:
+        raise ValueError(
+            f"{what}={list(names)}: expected at least one of {', '.join(known)}"
+            + (f", found {', '.join(unknown)}." if unknown else ".")
+        )
+
+
+def check_left(batch: Batch, parts: dict[str, Part], what: str) -> None:
+    seen = {row for part in parts.values() for row in part.rows.tolist()}
+    lost = [name for row, name in enumerate(batch.sample_ids) if row not in seen]
+    if lost:
+        raise ValueError(
+            f"sample {lost[0]!r} has {what} ({len(lost)} of {batch.size} samples); leave it out."
+        )
+
+
+def check_restores(model: "MaskedModel", name: str) -> None:
+    adapter = model.adapter(name)
+    if not isinstance(adapter, Restores):
+        raise ValueError(
+            f"reconstruct: modality {name!r} cannot be filled, {type(adapter).__name__} has no way "
+            "from answers to values (`restore`)."
+        )
+    if adapter.restoring_leaks:
+        raise ValueError(
+            f"reconstruct: modality {name!r} cannot be filled, it answers in values normalised per "
+            "token, whose mean and spread only the hidden truth tells; train it with target 'none'."
+        )
