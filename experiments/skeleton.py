@@ -134,7 +134,10 @@ def tokenizer_for(config: Config) -> SkeletonJoints:
         )
     assert config.segment is not None  # with_defaults
     return SkeletonJoints(
-        frames=config.frames, segment=config.segment, bodies=config.bodies, **told
+        frames=config.frames,
+        segment=config.segment,
+        bodies=config.bodies,
+        **SkeletonJoints.spelled(told),
     )
 
 

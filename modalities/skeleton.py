@@ -1,6 +1,6 @@
 """The skeleton kind: moving joints of one or more bodies, a token a joint and stretch of time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +30,7 @@ class SkeletonJoints:
     `edges` are the bones of every body and segment, both ways.
 
     Args:
-        topology: joints and bones; one of `skeleton_topologies`, or a `tree` from a BVH file. A
-            name, or a file's {"joints": names, "parents": indices}, is looked up (`as_topology`).
+        topology: joints and bones; one of `skeleton_topologies`, or a `tree` from a BVH file.
         frames, bodies: the model is built for; `encode` takes longer clips as well.
         segment: frames per token.
         dims: 2 or 3 coordinates per joint.
@@ -61,7 +60,6 @@ class SkeletonJoints:
     """Places are (body, middle frame, joint), as indices."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "topology", as_topology(self.topology))
         if min(self.frames, self.segment, self.bodies) < 1 or self.unit <= 0:
             raise ValueError(
                 f"SkeletonJoints: frames={self.frames}, segment={self.segment}, "
@@ -77,6 +75,15 @@ class SkeletonJoints:
                 f"SkeletonJoints: dims={self.dims} must be 2 or 3 and up={self.up!r} 'y', '-y' or "
                 "'z'."
             )
+
+    @staticmethod
+    def spelled(fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields as command lines and files have them, as fields of this class: a topology may be
+        a name, or names of joints and their parents (`as_topology`)."""
+        given = dict(fields)
+        if "topology" in given:
+            given["topology"] = as_topology(given["topology"])
+        return given
 
     @property
     def channels(self) -> int:

@@ -11,7 +11,7 @@ from multimask.modalities.skeleton_topologies import Topology
 Up = Literal["y", "-y", "z"]
 
 PANEL = 96  # pixels, of an instant; figures keep their proportions
-ACROSS = 3  # instants a row: side by side in one row they would be reduced beyond recognition
+ACROSS = 3  # instants a row; in one row all six would be reduced beyond recognition
 SMOOTH = 2  # drawn larger, then reduced
 COLOURS = {"left": (31, 105, 196), "right": (208, 58, 44), "middle": (70, 70, 70)}
 TINTS = (0.0, 0.45, 0.6, 0.7)  # how much paler the second, third, ... body is
@@ -83,13 +83,9 @@ def draw_body(
 
 
 def side_of(topology: Topology, *joints: int) -> str:
-    """Of the first joint that is not on the midline, by name."""
-    for joint in joints:
-        other = topology.mirror[joint]
-        if other != joint:
-            # of a pair, the name that sorts first is left: left < right, l_ < r_, L < R
-            return "left" if topology.joints[joint] < topology.joints[other] else "right"
-    return "middle"
+    """Of the first joint that is not on the midline."""
+    sides = (topology.side(joint) for joint in joints)
+    return next((side for side in sides if side != "middle"), "middle")
 
 
 def tinted(colour: tuple[int, int, int], share: float) -> tuple[int, int, int]:

@@ -65,6 +65,23 @@ class Topology:
     def __len__(self) -> int:
         return len(self.joints)
 
+    def side(self, joint: int) -> str:
+        """ "left", "right" or "middle". Of a pair, the name that sorts first is left: left < right,
+        l_ < r_, L < R."""
+        other = self.mirror[joint]
+        if other == joint:
+            return "middle"
+        return "left" if self.joints[joint] < self.joints[other] else "right"
+
+    @property
+    def right_parts(self) -> tuple[str, ...]:
+        """Names of the parts that lie wholly on the right: an arm and a leg, in most tables."""
+        return tuple(
+            name
+            for name, joints in self.parts.items()
+            if all(self.side(joint) == "right" for joint in joints)
+        )
+
     def adjacency(self) -> Float[Tensor, "v v"]:
         """1 where a bone connects two joints."""
         matrix = torch.zeros(len(self), len(self))

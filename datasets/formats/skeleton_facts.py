@@ -77,13 +77,18 @@ def named(file: Path) -> dict[str, Any]:
         found = json.loads(text_of(file, "joint names and parents in JSON", max_bytes=2**20))
     except (ValueError, RecursionError, BadSample) as error:
         raise ValueError(f"{file}: expected joint names and parents in JSON: {error}") from error
-    if not isinstance(found, dict) or not {"joints", "parents"} <= set(found):
+    names, parents = (
+        found.get(key) if isinstance(found, dict) else None for key in ("joints", "parents")
+    )
+    if not (all_are(names, str) and all_are(parents, int)):
         raise ValueError(f'{file}: expected {{"joints": names, "parents": indices}}.')
-    told: dict[str, Any] = {
-        "topology": {"joints": list(found["joints"]), "parents": list(found["parents"])}
-    }
+    told: dict[str, Any] = {"topology": {"joints": names, "parents": parents}}
     unit = str(found.get("units", found.get("unit", ""))).lower()
     scales = [scale for start, scale in UNITS.items() if len(start) > 2 and unit.startswith(start)]
     if unit in UNITS or scales:
         told["unit"] = UNITS[unit] if unit in UNITS else scales[0]
     return told
+
+
+def all_are(values: Any, kind: type) -> bool:
+    return isinstance(values, list) and all(type(value) is kind for value in values)

@@ -32,6 +32,8 @@ def tokenizer_of(kind: str, settings: Sequence[str], data: Path | None = None) -
     if data is not None and kind in plugins.available("readers"):
         reader = plugins.load("readers", kind)
         made = (reader.suggests(data) if hasattr(reader, "suggests") else {}) | made
+    if hasattr(cls, "spelled"):  # it has fields that are no plain words and numbers
+        made = cls.spelled(made)
     plugins.check_arguments(f"kind {kind!r}", cls, made)
     return cls(**made)
 
