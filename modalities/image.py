@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Num, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from multimask.modalities.mixing import blended, pasted
 from multimask.tokens import BadSample, Part, Tokens
 
 Fit = Literal["error", "crop", "pad"]
@@ -134,6 +135,16 @@ class ImagePatches:
         if len({picture.shape for picture in pictures}) == 1:
             return torch.stack(pictures)
         return pictures
+
+    def blend(self, first: Any, second: Any, share: float) -> Num[Tensor, "c h w"]:
+        """Mixup of two pictures; `share` is the first's weight."""
+        return blended(torch.as_tensor(first), torch.as_tensor(second), share)
+
+    def paste(
+        self, first: Any, second: Any, share: float, generator: torch.Generator
+    ) -> tuple[Num[Tensor, "c h w"], float]:
+        """CutMix of two pictures, and the share of the first that is left."""
+        return pasted(torch.as_tensor(first), torch.as_tensor(second), share, generator)
 
     def blank(self, count: int) -> Float[Tensor, "r c h w"]:
         """Pictures of nothing, at the tokenizer's own size."""

@@ -18,14 +18,17 @@ class MiniPointNet(nn.Module):
 
     Two layers a point, the group's maximum laid beside each point, two layers, the maximum again.
     The maximum's share of the third layer is computed once a group instead of once a point.
+
+    Args: channels, numbers a point; width, of the vector; first, width of the first layer, which
+        is doubled and doubled again behind it (128 as published).
     """
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, first: int = 128) -> None:
         super().__init__()
-        self.fc1, self.norm1 = nn.Linear(channels, 128), nn.BatchNorm1d(128)
-        self.fc2 = nn.Linear(128, 256)
-        self.fc3, self.norm2 = nn.Linear(512, 512), nn.BatchNorm1d(512)
-        self.fc4 = nn.Linear(512, width)
+        self.fc1, self.norm1 = nn.Linear(channels, first), nn.BatchNorm1d(first)
+        self.fc2 = nn.Linear(first, 2 * first)
+        self.fc3, self.norm2 = nn.Linear(4 * first, 4 * first), nn.BatchNorm1d(4 * first)
+        self.fc4 = nn.Linear(4 * first, width)
         for layer in (self.fc1, self.fc2, self.fc3, self.fc4):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
@@ -34,7 +37,7 @@ class MiniPointNet(nn.Module):
         size = groups.shape[1]
         each = self.fc2(F.relu(normalised(self.norm1, self.fc1(groups.flatten(0, 1)))))
         whole = each.unflatten(0, (-1, size)).amax(dim=1)
-        of_whole, of_each = self.fc3.weight.split(256, dim=1)
+        of_whole, of_each = self.fc3.weight.chunk(2, dim=1)
         shared = F.linear(whole, of_whole, self.fc3.bias)
         both = F.linear(each, of_each).unflatten(0, (-1, size)) + shared[:, None]
         each = self.fc4(F.relu(normalised(self.norm2, both.flatten(0, 1))))
@@ -63,9 +66,12 @@ class GroupAdapter(nn.Module):
             visible ones).
         feature_weight: how much squared errors of features count beside the chamfer distance;
             features are compared between the points that the distance pairs.
+        net_width: of the mini-PointNet's first layer; its cost goes with the square.
     """
 
     restoring_leaks = False
+    unordered = True
+    """A token is a set: which answer stands for which point is not said."""
 
     def __init__(
         self,
@@ -75,16 +81,17 @@ class GroupAdapter(nn.Module):
         norm: Norm = "l2",
         embed_visible_only: bool = False,
         feature_weight: float = 1.0,
+        net_width: int = 128,
     ) -> None:
         super().__init__()
         if norm not in ("l1", "l2"):
             raise ValueError(f"GroupAdapter: norm={norm!r} must be 'l1' or 'l2'.")
         self.norm: Norm = norm
         self.backend = getattr(tokenizer, "backend", None)
-        self.channels = 3 + int(getattr(tokenizer, "channels", 0))
+        self.channels = int(getattr(tokenizer, "channels", 3))
         self.embed_visible_only, self.feature_weight = embed_visible_only, feature_weight
         answer_width = width if decoder_width is None else decoder_width
-        self.net = MiniPointNet(self.channels, width)
+        self.net = MiniPointNet(self.channels, width, net_width)
         self.position = CoordMLP(tokenizer, width)
         self.decoder_position = CoordMLP(tokenizer, answer_width)
         self.pred = nn.Linear(answer_width, tokenizer.token_dim)

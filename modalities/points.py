@@ -11,26 +11,28 @@ from jaxtyping import Bool, Float, Num, UInt8
 from torch import Tensor, nn
 
 from multimask.modalities.point_adapter import GroupAdapter
-from multimask.modalities.point_operators import farthest_points, knn, take
+from multimask.modalities.point_operators import ball_query, farthest_points, knn, take
 from multimask.modalities.point_pictures import Axis, draw
 from multimask.tokens import BadSample, Part, Tokens
+
+SAME = 1e-6  # of the largest coordinate: points of two groups that are nearer are one
 
 
 @dataclass(frozen=True)
 class PointGroups:
     """Cut a cloud into groups: farthest-point centres, each with its nearest neighbours.
 
-    Raw contract: `(num_points, 3 + channels)` float, x, y, z first, then features (normals, colour,
+    Raw contract: `(num_points, 3 + features)` float, x, y, z first, then features (normals, colour,
     intensity) if any; the number of points may differ from cloud to cloud, and is at least
     `num_groups` and `group_size`. Values are, point by point, the offset from the group's centre,
     then the features as they are; coords are the centres. Both keep the input's unit. Groups
-    overlap, so a point may occur in several or none; `untokenize` gives the points of all groups.
+    overlap, so a point may occur in several or none; `untokenize` gives those that occur, once.
     Points within a group stand nearest first, the centre itself foremost.
     Source: Point-MAE (Pang et al., ECCV 2022).
 
     Args:
         num_groups: tokens per cloud. group_size: points per token, the centre among them.
-        channels: features per point behind the three coordinates.
+        features: numbers per point behind the three coordinates.
         up: which axis points up in pictures.
         backend: who computes neighbours (see `point_operators`); None chooses.
     Raises: ValueError for sizes below 1; BadSample for wrong shapes, too few points, NaN.
@@ -42,7 +44,7 @@ class PointGroups:
 
     num_groups: int = 64
     group_size: int = 32
-    channels: int = 0
+    features: int = 0
     up: Axis = "y"
     backend: Literal["pytorch3d", "tree", "torch"] | None = None
 
@@ -50,10 +52,10 @@ class PointGroups:
     """Places are the groups' centres, in the unit of the input."""
 
     def __post_init__(self) -> None:
-        if self.num_groups < 1 or self.group_size < 1 or self.channels < 0:
+        if self.num_groups < 1 or self.group_size < 1 or self.features < 0:
             raise ValueError(
                 f"PointGroups: num_groups={self.num_groups} and group_size={self.group_size} must "
-                f"be at least 1, channels={self.channels} at least 0."
+                f"be at least 1, features={self.features} at least 0."
             )
         if self.up not in ("x", "y", "z"):
             raise ValueError(f"PointGroups: up={self.up!r} must be 'x', 'y' or 'z'.")
@@ -63,8 +65,13 @@ class PointGroups:
         return self.num_groups
 
     @property
+    def channels(self) -> int:
+        """Numbers per point, which stand innermost in a token's values."""
+        return 3 + self.features
+
+    @property
     def token_dim(self) -> int:
-        return self.group_size * (3 + self.channels)
+        return self.group_size * self.channels
 
     @property
     def fewest(self) -> int:
@@ -73,10 +80,10 @@ class PointGroups:
 
     def __call__(self, part: Part) -> Tokens:
         clouds, lengths = padded(part.data)
-        if clouds.ndim != 3 or clouds.shape[2] != 3 + self.channels:
+        if clouds.ndim != 3 or clouds.shape[2] != self.channels:
             raise BadSample(
-                f"PointGroups: expected clouds of {3 + self.channels} numbers a point (x, y, z and "
-                f"{self.channels} features), found shape {tuple(clouds.shape)}."
+                f"PointGroups: expected clouds of {self.channels} numbers a point (x, y, z and "
+                f"{self.features} features), found shape {tuple(clouds.shape)}."
             )
         smallest = clouds.shape[1] if lengths is None else int(lengths.min())
         if smallest < self.fewest:
@@ -96,10 +103,10 @@ class PointGroups:
         return clouds
 
     def checked(self, cloud: Num[Tensor, "..."]) -> Float[Tensor, "n c"]:
-        if cloud.ndim != 2 or cloud.shape[1] != 3 + self.channels:
+        if cloud.ndim != 2 or cloud.shape[1] != self.channels:
             raise BadSample(
-                f"PointGroups: expected a cloud of shape (points, {3 + self.channels}): x, y, z "
-                f"and {self.channels} features; found {tuple(cloud.shape)}. Say channels=..., or "
+                f"PointGroups: expected a cloud of shape (points, {self.channels}): x, y, z "
+                f"and {self.features} features; found {tuple(cloud.shape)}. Say features=..., or "
                 "choose features when reading."
             )
         if not cloud.is_floating_point():
@@ -124,9 +131,15 @@ class PointGroups:
         groups[..., :3] += tokens.coords[:, :, None]
         return groups
 
-    def untokenize(self, tokens: Tokens) -> Float[Tensor, "r n c"]:
-        """All groups' points side by side: input points, up to the rounding of the offsets."""
-        return self.grouped(tokens).flatten(1, 2)
+    def untokenize(self, tokens: Tokens) -> list[Float[Tensor, "n c"]]:
+        """The points that the groups hold, each once, group after group: input points, up to the
+        rounding of the offsets. Cut again they give the same groups."""
+        points = self.grouped(tokens).flatten(1, 2)
+        xyz = points[..., :3].contiguous()
+        near = SAME * max(float(xyz.abs().max()), 1e-30) if xyz.numel() else 1.0
+        _, first = ball_query(xyz, xyz, 1, near, backend=self.backend)
+        once = first[..., 0] == torch.arange(xyz.shape[1], device=xyz.device)
+        return [cloud[kept] for cloud, kept in zip(points, once, strict=True)]
 
     def picture(
         self, tokens: Tokens, shown: Bool[Tensor, " n"] | None = None

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Num, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from multimask.modalities.mixing import blended, pasted
 from multimask.tokens import BadSample, Part, Tokens
 
 Fit = Literal["error", "crop", "pad"]
@@ -175,6 +176,19 @@ class Tubelets:
         seconds = torch.stack([clip["seconds"] for clip in clips])
         return {"frames": torch.stack(frames), "seconds": seconds}
 
+    def blend(self, first: Any, second: Any, share: float) -> Any:
+        """Mixup of two clips, frame by frame; `share` is the first's weight. Keeps its seconds."""
+        one, two = (torch.as_tensor(frames_of(clip)) for clip in (first, second))
+        return with_frames(first, blended(one, two, share))
+
+    def paste(
+        self, first: Any, second: Any, share: float, generator: torch.Generator
+    ) -> tuple[Any, float]:
+        """CutMix of two clips, the same box in all frames, and the share of the first left."""
+        one, two = (torch.as_tensor(frames_of(clip)) for clip in (first, second))
+        made, left = pasted(one, two, share, generator)
+        return with_frames(first, made), left
+
     def blank(self, count: int) -> Float[Tensor, "r t c h w"]:
         """Clips of nothing, at the tokenizer's own length and size, times counted in frames."""
         return torch.zeros(count, self.frames, self.channels, *pair(self.size))
@@ -294,3 +308,7 @@ class Tubelets:
 
 def frames_of(data: Any) -> Num[Tensor, "..."]:
     return data["frames"] if isinstance(data, Mapping) else data
+
+
+def with_frames(data: Any, frames: Num[Tensor, "t c h w"]) -> Any:
+    return {**data, "frames": frames} if isinstance(data, Mapping) else frames

@@ -24,15 +24,16 @@ def curves(
     x_label: str = "",
     y_label: str = "",
     log: bool = False,
+    log_x: bool = False,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Named lines of (x, y) in one chart. `log` makes the y axis logarithmic.
+    """Named lines of (x, y) in one chart. `log` makes the y axis logarithmic, `log_x` the x axis.
 
     What is not finite (and with `log` not positive) is left out; a line of one value is a dot.
     """
-    lines = {name: drawable(line, log) for name, line in series.items()}
+    lines = {name: drawable(line, log, log_x) for name, line in series.items()}
     xs = [x for line in lines.values() for x, _ in line]
     ys = [y for line in lines.values() for _, y in line]
-    chart = Chart(span(xs), span(ys), log, all(x == int(x) for x in xs))
+    chart = Chart(span(xs), span(ys), log, all(x == int(x) for x in xs), log_x)
     chart.axes(title, x_label, y_label)
     for index, (name, line) in enumerate(lines.items()):
         chart.line(line, COLOURS[index % len(COLOURS)])
@@ -40,11 +41,11 @@ def curves(
     return chart.picture()
 
 
-def drawable(line: Line, log: bool) -> list[tuple[float, float]]:
+def drawable(line: Line, log: bool, log_x: bool = False) -> list[tuple[float, float]]:
     return [
-        (float(x), math.log10(y) if log else float(y))
+        (math.log10(x) if log_x else float(x), math.log10(y) if log else float(y))
         for x, y in line
-        if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log)
+        if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log) and (x > 0 or not log_x)
     ]
 
 
@@ -87,9 +88,15 @@ class Chart:
     """A sheet with a frame whose inside shows x and y spans."""
 
     def __init__(
-        self, x: tuple[float, float], y: tuple[float, float], log: bool, whole: bool
+        self,
+        x: tuple[float, float],
+        y: tuple[float, float],
+        log: bool,
+        whole: bool,
+        log_x: bool = False,
     ) -> None:
         self.x, self.log, self.whole = x, log, whole  # whole: x counts something
+        self.log_x = log_x
         air = 0.04 * (y[1] - y[0])
         self.y = (y[0] - air, y[1] + air)
         left, top, right, bottom = MARGINS
@@ -112,10 +119,11 @@ class Chart:
             at, text = self.up(y), f"{10**y if self.log else y:.4g}"
             pen.line((self.left, at, self.right, at), fill="#e6e6e6", width=FINE)
             pen.text((self.left - 6 * FINE, at), text, fill=ink, font=font, anchor="rm")
-        for x in ticks(*self.x, wanted=8, least=float(self.whole)):
-            at = self.across(x)
+        marks = ticks(*self.x, wanted=8, least=float(self.whole))
+        for x in log_ticks(*self.x) if self.log_x else marks:
+            at, text = self.across(x), f"{10**x if self.log_x else x:.6g}"
             pen.line((at, self.bottom, at, self.bottom + 4 * FINE), fill=ink, width=FINE)
-            pen.text((at, self.bottom + 7 * FINE), f"{x:.6g}", fill=ink, font=font, anchor="mt")
+            pen.text((at, self.bottom + 7 * FINE), text, fill=ink, font=font, anchor="mt")
         pen.line((self.left, self.top, self.left, self.bottom), fill=ink, width=FINE)
         pen.line((self.left, self.bottom, self.right, self.bottom), fill=ink, width=FINE)
         pen.text((self.left, 8 * FINE), y_label, fill=ink, font=font, anchor="lt")

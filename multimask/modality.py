@@ -92,6 +92,20 @@ class Pictures(Protocol):
 
 
 @runtime_checkable
+class Mixes(Protocol):
+    """Blends two samples' raw data into data that keep the contract, for kinds where a blend
+    means something. `blend` averages, `share` being the first's weight; `paste` puts a box of the
+    second, drawn by the generator, into the first and says what share of the first is left.
+    ValueError for two that cannot be mixed, as when their sizes differ.
+    """
+
+    def blend(self, first: Any, second: Any, share: float) -> Any: ...
+    def paste(
+        self, first: Any, second: Any, share: float, generator: torch.Generator
+    ) -> tuple[Any, float]: ...
+
+
+@runtime_checkable
 class Adapter(Protocol):
     """The weights at a modality's two ends. m is any flat subset of its tokens, possibly none.
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from multimask.cli import main
 from multimask.cli.flags import run
+from multimask.finetuning import Classifier
 
 ROOT = Path(__file__).parent.parent
 SMALL = "--epochs 2 --batch-size 8 --width 24 --depth 1 --heads 2 --decoder-width 16"
@@ -46,7 +47,16 @@ def experiment(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def finished(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "photos"
     words = ["--data", str(photographs), "--out", str(out), "--image-size", "32", *SMALL]
-    more = ["--evaluate", "svm,few-shot", "--ways", "2", "--shots", "3"]
+    more = [
+        "--evaluate",
+        "svm,few-shot,finetune",
+        "--finetune-epochs",
+        "1",
+        "--ways",
+        "2",
+        "--shots",
+        "3",
+    ]
     done = experiment(*words, *more, "--seeds", "2", cwd=out.parent)
     assert done.returncode == 0, done.stderr
     assert "random init" in done.stdout
@@ -96,6 +106,22 @@ def test_an_experiment_leaves_a_whole_run_folder(finished: Path) -> None:
     for what in ("svm", "few_shot"):
         assert 0.5 < metrics[f"{what}_accuracy"] <= 1
         assert len(metrics[f"{what}_accuracy_random_init_by_seed"]) == 2
+
+
+def test_finetune_leaves_a_classifier_and_a_curve(
+    finished: Path, photographs: Path, tmp_path: Path
+) -> None:
+    words = ["--model", str(finished / "model"), "--data", str(photographs), "--epochs", "1"]
+    words += ["--out", str(tmp_path / "tuned"), "--shares", "0.1,1", "--min-steps", "2"]
+    assert main(["finetune", *words, "--batch-size", "12"]) == 0
+    metrics = json.loads((tmp_path / "tuned" / "metrics.json").read_text())
+    assert [row["rows"] for row in metrics["shares"]] == [4, 36]
+    assert 0 <= metrics["finetune_accuracy_random_init"] <= 1
+    lines = (tmp_path / "tuned" / "predictions.csv").read_text().splitlines()
+    assert lines[0] == "id,predicted,probability,label"
+    assert len(lines) == 13
+    assert (tmp_path / "tuned" / "labels.png").is_file()
+    assert Classifier.load(tmp_path / "tuned" / "model").classes == ("above", "left")
 
 
 def test_a_resolved_configuration_runs_again(finished: Path, tmp_path: Path) -> None:
@@ -162,7 +188,7 @@ def test_masks_draws_any_masker_with_true_counts(
         (["--precision", "fp16", "--device", "cpu"], "fp16"),
         (["--resume", "nowhere.ckpt"], "nowhere.ckpt"),
         (["--data", "empty"], "empty"),
-        (["--evaluate", "magic"], "measures are probe, knn, svm, few-shot"),
+        (["--evaluate", "magic"], "measures are probe, knn, svm, few-shot, finetune"),
         (["--evaluate", "few-shot"], "the largest have 6, 6"),
         (["--evaluate", "svm", "--label", "colour"], "no column 'colour'"),
     ],
@@ -267,3 +293,22 @@ def test_doctor_finds_no_problem_here(capsys: pytest.CaptureFixture[str]) -> Non
     told = capsys.readouterr().out
     assert torch.__version__.split("+")[0] in told
     assert "No problems found." in told
+
+
+def test_pack_makes_a_store_that_data_takes(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = str(tmp_path / "photographs.zarr")
+    words = ["--data", str(photographs), "--out", store, "--kind", "image", "--stored", "pixels"]
+    assert main(["pack", *words, "--workers", "0"]) == 0
+    assert "48 samples in" in capsys.readouterr().out
+    out = str(tmp_path / "run")
+    small = ["--set", "size=16,patch=8", "--out", out, *SMALL]
+    assert main(["pretrain", "--kind", "image", "--data", store, *small]) == 0
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["samples"] == 38
+    features = ["--out", str(tmp_path / "features.npz"), "--model", f"{out}/model"]
+    capsys.readouterr()
+    assert main(["embed", "--data", store, *features]) == 0
+    assert "48 vectors of 24 numbers" in capsys.readouterr().out
+    assert main(["masks", "--data", store, "--kind", "spectral", "--limit", "1"]) == 2
+    assert "expected the modality 'spectral', found ['image']" in capsys.readouterr().err

@@ -25,7 +25,7 @@ from multimask.masking import Masker, Ratio
 from multimask.modalities.image import ImagePatches
 from multimask.model import MaskedModel
 from multimask.nn.adapters import Target
-from multimask.tokens import BadSample, Part, Sample, Step
+from multimask.tokens import BadSample, Part, Sample, Step, Tokens
 
 PATCHES = ImagePatches(16, 4, channels=2)
 
@@ -374,6 +374,23 @@ def test_raw_values_are_averaged_down_to_a_size(most: int, width: int) -> None:
     features = raw_values(samples, {"day": PATCHES}, most=most).features
     assert features.shape == (3, width + 1)
     assert np.isfinite(features).all()
+
+
+@dataclass(frozen=True)
+class Pebbles:
+    """A set: rows of (place, weight), each a token of two equal weights."""
+
+    token_dim, coord_dim, num_tokens, channels = 2, 1, 3, 1
+
+    def __call__(self, part: Part) -> Tokens:
+        return Tokens(part.data[..., 1:].expand(-1, -1, 2), part.data[..., :1], part.rows)
+
+
+def test_places_of_a_set_are_raw_values_too() -> None:
+    samples = [{"day": torch.tensor([[5.0, 1.0], [6.0, 1.0], [10.0, 4.0]])}]
+    assert raw_means(samples, {"day": Pebbles()}).features.tolist() == [[2, 7, 1]]
+    features = raw_values(samples, {"day": Pebbles()}, most=6).features
+    assert features.tolist() == [[1, 5, 1, 6, 4, 10, 1]]
 
 
 def test_a_set_that_raw_values_win_is_seen() -> None:

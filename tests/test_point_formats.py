@@ -20,7 +20,7 @@ from multimask.datasets.table import Table
 XYZ = np.random.default_rng(0).normal(size=(20, 3)).round(4)
 RGB = np.random.default_rng(1).integers(0, 256, (20, 3)).astype(np.uint8)
 WHOLE = PointReader(num_points=None, normalise="none")
-COLOURED = PointReader(num_points=None, normalise="none", channels=("red", "green", "blue"))
+COLOURED = PointReader(num_points=None, normalise="none", features=("red", "green", "blue"))
 
 
 # --- writers: small files of each format, by hand -------------------------------------------------
@@ -343,8 +343,8 @@ def test_a_file_cut_anywhere_never_gives_a_wrong_cloud(name: str, tmp_path: Path
     ("reader", "said"),
     [
         (PointReader(21), "has 20 points, but num_points=21 were asked for"),
-        (PointReader(4, channels=2), "expected 2 features a point, found 0"),
-        (PointReader(4, channels=("nx",)), "has no nx; its features are none"),
+        (PointReader(4, features=2), "expected 2 features a point, found 0"),
+        (PointReader(4, features=("nx",)), "has no nx; its features are none"),
         (PointReader(4, max_points=19), "expected at most 19 points, the file states 20"),
     ],
 )

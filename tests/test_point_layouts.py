@@ -1,5 +1,6 @@
 """Public point sets in their own folders, and the made one."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from multimask.datasets.formats.points import PointReader
 from multimask.datasets.layouts import modelnet, scanobjectnn, shapenet55
+from multimask.datasets.layouts.clouds import cloud_table
 from multimask.datasets.synthetic_points import FAMILIES, shapes
 
 FEW = PointReader(32)
@@ -81,6 +83,39 @@ def test_other_folders_are_told_apart(load: object, said: str, tmp_path: Path) -
     pytest.importorskip("h5py")
     with pytest.raises(ValueError, match=said):
         load(tmp_path)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("write", "label", "rows"),
+    [
+        (modelnet.write_fake, "night_stand", 12),
+        (modelnet.write_fake_resampled, "night_stand", 4),
+        (modelnet.write_fake_hdf5, "bathtub", 5),
+        (shapenet55.write_fake, "02691156", 6),
+        (scanobjectnn.write_fake, "door", 5),
+    ],
+)
+def test_a_public_set_is_known_by_its_files(
+    write: Callable[[Path], None], label: str, rows: int, tmp_path: Path
+) -> None:
+    pytest.importorskip("h5py")
+    write(tmp_path)
+    table = cloud_table(tmp_path, FEW)
+    assert len(table) == rows
+    assert set(table.columns["split"]) == {"train", "test"}
+    assert table.where(label=label)[0]["points"].shape == (32, 3)
+    with pytest.raises(ValueError, match="layout 'kitti' is unknown"):
+        cloud_table(tmp_path, FEW, "kitti")
+
+
+def test_a_list_of_ones_own_goes_before_names_of_folders(tmp_path: Path) -> None:
+    modelnet.write_fake(tmp_path)
+    (tmp_path / "labels.csv").write_text("file,label\nchair/train/chair_0001.off,seat\n")
+    table = cloud_table(tmp_path, FEW)
+    assert list(table.columns["label"]) == ["seat"]
+    assert len(cloud_table(tmp_path, FEW, "modelnet")) == 12
+    (tmp_path / "labels.csv").unlink()
+    assert set(cloud_table(tmp_path / "chair", FEW).columns["split"]) == {"train", "test"}
 
 
 def test_a_list_with_strange_names_is_refused(tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from multimask import BadSample, MaskedModel, Masker, Part, Ratio, Step, collate
+from multimask import BadSample, MaskedModel, Masker, Part, Ratio, Reconstruction, Step, collate
+from multimask.evaluation import reconstruction_error
 from multimask.masking import Context
 from multimask.modalities.point_adapter import GroupAdapter, MiniPointNet
 from multimask.modalities.point_rules import NearestBlock
 from multimask.modalities.points import PointGroups
+from multimask.testing import check_modality
 from multimask.tokens import Tokens
 
 GROUPS = PointGroups(8, group_size=6)
@@ -31,6 +33,12 @@ def small(groups: PointGroups = GROUPS, **adapter: object) -> MaskedModel:
     return MaskedModel({"cloud": groups}, width=48, depth=2, decoder_width=32, adapters=adapters)
 
 
+@pytest.mark.parametrize("features", [0, 2])
+def test_clouds_keep_the_contract(features: int) -> None:
+    clouds = [torch.cat((cloud, torch.rand(64, features)), -1) for cloud in sphere(64, batch=3)]
+    check_modality(replace(GROUPS, features=features), clouds)
+
+
 # --- the tokenizer --------------------------------------------------------------------------------
 
 
@@ -42,11 +50,20 @@ def test_a_group_is_its_centre_and_the_nearest_points() -> None:
 
 def test_untokenize_gives_points_of_the_cloud() -> None:
     cloud = sphere(64)
-    points = GROUPS.untokenize(cut(cloud))
-    assert points.shape == (1, 8 * 6, 3)
-    assert (
-        torch.cdist(points, cloud, compute_mode="donot_use_mm_for_euclid_dist").amin(2).max() < 1e-6
-    )
+    (points,) = GROUPS.untokenize(cut(cloud))
+    apart = torch.cdist(points, cloud[0], compute_mode="donot_use_mm_for_euclid_dist")
+    assert apart.amin(1).max() < 1e-6
+    assert len(apart.argmin(1).unique()) == len(points)  # none of them twice
+
+
+def test_groups_of_the_points_of_all_groups_are_the_groups() -> None:
+    whole = PointGroups(16, group_size=12)
+    tokens = cut(sphere(300, batch=4) * 40 + 7, whole)
+    clouds = whole.untokenize(tokens)
+    assert len({len(cloud) for cloud in clouds}) > 1
+    again = cut(clouds, whole)
+    torch.testing.assert_close(again.coords, tokens.coords, rtol=0, atol=1e-4)
+    torch.testing.assert_close(again.values, tokens.values, rtol=0, atol=1e-4)
 
 
 def test_moving_the_cloud_moves_centres_only() -> None:
@@ -75,7 +92,7 @@ def test_a_ragged_batch_is_cut_as_its_clouds_alone() -> None:
 
 def test_features_come_along_as_they_are() -> None:
     cloud = torch.cat((sphere(64), torch.rand(1, 64, 2, generator=Generator())), dim=-1)
-    groups = replace(GROUPS, channels=2)
+    groups = replace(GROUPS, features=2)
     points = groups.untokenize(cut(cloud, groups))[0]
     apart = torch.cdist(points, cloud[0], compute_mode="donot_use_mm_for_euclid_dist")
     assert apart.amin(1).max() < 1e-6
@@ -96,7 +113,7 @@ def test_a_cloud_that_breaks_the_contract_is_refused(cloud: Tensor, said: str) -
         GROUPS.collate([cloud])
 
 
-@pytest.mark.parametrize("wrong", [{"num_groups": 0}, {"group_size": 0}, {"channels": -1}])
+@pytest.mark.parametrize("wrong", [{"num_groups": 0}, {"group_size": 0}, {"features": -1}])
 def test_sizes_below_one_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be at least 1"):
         PointGroups(**wrong)  # type: ignore[arg-type]
@@ -197,13 +214,24 @@ def test_hidden_points_cannot_reach_the_latents() -> None:
 
 
 def test_the_error_of_features_is_that_of_paired_points() -> None:
-    groups = PointGroups(1, 2, channels=1)
+    groups = PointGroups(1, 2, features=1)
     adapter = GroupAdapter(groups, 8, 8, feature_weight=3.0)
     true = torch.tensor([[0.0, 0, 0, 1.0, 1, 0, 0, 2.0]])
     swapped = torch.tensor([[1.0, 0, 0, 2.0, 0, 0, 0, 1.0]])
     assert adapter.error(swapped, true).tolist() == [0]  # order within a group is no error
     off = torch.tensor([[0.0, 0, 0, 2.0, 1, 0, 0, 2.0]])
     assert adapter.error(off, true).tolist() == [3.0]  # 3 * (.5 + .5)
+
+
+def test_what_is_measured_of_answers_is_the_chamfer_distance() -> None:
+    samples = [{"cloud": sphere(64, seed)[0], "id": str(seed)} for seed in range(3)]
+    model, masker = small().eval(), Masker(budget=Ratio(0.6, "hidden"))
+    found = reconstruction_error(model, samples, masker).modalities["cloud"]
+    batch = collate(samples, {"cloud": GROUPS})
+    with torch.no_grad():
+        term = Reconstruction(masker)(model, batch, Step())["cloud"]
+    assert found.scale == "the adapter's own"
+    assert found.error == pytest.approx(term.value().item(), rel=1e-5)
 
 
 # --- the rule -------------------------------------------------------------------------------------

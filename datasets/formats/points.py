@@ -38,7 +38,7 @@ WHAT = "a point cloud"
 
 @dataclass(frozen=True)
 class PointReader:
-    """Reads a cloud as `(points, 3 + channels)` float32: x, y, z, then features.
+    """Reads a cloud as `(points, 3 + features)` float32: x, y, z, then features.
 
     NPY, NPZ, text (TXT, XYZ, PTS), PLY, OFF, OBJ, PCD; with the extra `points` LAS, LAZ, HDF5. The
     file's content decides how it is read, its name only where content cannot (text, OBJ). One of
@@ -48,7 +48,7 @@ class PointReader:
     Args:
         num_points: drawn without replacement, anew at each drawing; without a generator always
             the same. None keeps all (and a mesh's own corners).
-        channels: names of features, in the order wanted ("nx", "red", "intensity" ...; "c3" and so
+        features: the names wanted, in the order wanted ("nx", "red", "intensity" ...; "c3" and so
             on in formats that name none), or how many of the file's own, from the first. The
             normals of a sampled mesh are those of its faces.
         surface: sample meshes over their faces; False takes their corners.
@@ -66,21 +66,22 @@ class PointReader:
     """
 
     num_points: int | None = 1024
-    channels: int | tuple[str, ...] = 0
+    features: int | tuple[str, ...] = 0
     surface: bool = True
     normalise: Normalise = "sphere"
     augment: Augment | None = None
     nonfinite: Literal["error", "drop"] = "error"
     max_points: int = 50_000_000
 
+    rereads = True
     suffixes = SUFFIXES
     """What a folder's files must end in (any case) to be taken for clouds."""
 
     def __post_init__(self) -> None:
         if self.num_points is not None and self.num_points < 1:
             raise ValueError(f"PointReader: num_points={self.num_points} must be at least 1.")
-        if isinstance(self.channels, int) and self.channels < 0:
-            raise ValueError(f"PointReader: channels={self.channels} must be at least 0.")
+        if isinstance(self.features, int) and self.features < 0:
+            raise ValueError(f"PointReader: features={self.features} must be at least 0.")
         if self.normalise not in ("sphere", "centre", "none"):
             raise ValueError(
                 f"PointReader: normalise={self.normalise!r} must be 'sphere', 'centre' or 'none'."
@@ -94,7 +95,7 @@ class PointReader:
     def fitted(cls, tokenizer: Any, augment: bool = False) -> "PointReader":
         """What a tokenizer of point groups needs: 16 points a group (Point-MAE's), its features."""
         count = max(16 * tokenizer.num_groups, tokenizer.group_size)
-        return cls(count, tokenizer.channels, augment=Augment() if augment else None)
+        return cls(count, tokenizer.features, augment=Augment() if augment else None)
 
     def probe(self, source: Source) -> dict[str, Any]:
         """What the header says: format, points, features, faces. OBJ and text, which have no
@@ -168,7 +169,7 @@ class PointReader:
             }[kind]
             return load(file, path, item, most)
         if kind == "las":
-            return lidar.load(file, path, most, self.channels)
+            return lidar.load(file, path, most, self.features)
         loads = {
             "ply": ply.load,
             "pcd": pcd.load,
@@ -191,7 +192,7 @@ class PointReader:
         features = columns(cloud, names)
         usable = np.isfinite(np.concatenate((cloud.xyz, features), axis=1)).all(axis=1)
         keep = np.flatnonzero(usable)
-        self._check_finite(len(usable) - len(keep), len(usable), path)
+        self._check_finite(usable.size - len(keep), usable.size, path)
         if self.num_points is not None:
             if len(keep) < self.num_points:
                 raise BadSample(
@@ -231,19 +232,19 @@ class PointReader:
         return xyz, features, names
 
     def _names(self, cloud: Cloud, have: tuple[str, ...], path: AnyPath) -> tuple[str, ...]:
-        if isinstance(self.channels, int):
-            if len(have) < self.channels:
+        if isinstance(self.features, int):
+            if len(have) < self.features:
                 raise BadSample(
-                    f"{path}: expected {self.channels} features a point, found {len(have)}"
+                    f"{path}: expected {self.features} features a point, found {len(have)}"
                     f"{': ' + ' '.join(have) if have else ''}."
                 )
-            return have[: self.channels]
-        lacking = [name for name in self.channels if name not in have]
+            return have[: self.features]
+        lacking = [name for name in self.features if name not in have]
         if lacking:
             raise BadSample(
                 f"{path}: has no {', '.join(lacking)}; its features are {' '.join(have) or 'none'}."
             )
-        return tuple(self.channels)
+        return tuple(self.features)
 
     def _check_finite(self, bad: int, count: int, path: AnyPath) -> None:
         if bad and self.nonfinite == "error":

@@ -63,6 +63,7 @@ class SkeletonReader:
     skeleton: str | None = None
     ends: bool = False
 
+    rereads = True
     suffixes = (".skeleton", ".json", ".bvh", ".amc", ".npy", ".npz")
     whole_arrays = True
     suggests = staticmethod(suggested)

@@ -70,6 +70,7 @@ class SpectralReader:
     backend: Backend = "auto"
     max_numbers: int = 2**28
 
+    packs_as = "arrays"  # one sample may be several files, or a part of one
     suffixes = SUFFIXES
 
     @classmethod

@@ -10,6 +10,7 @@ import numpy as np
 
 from multimask import evaluation, pictures
 from multimask.checkpoints import load
+from multimask.cli.answers import write_answers
 from multimask.cli.data import (
     as_batch,
     file_table,
@@ -18,11 +19,14 @@ from multimask.cli.data import (
     open_table,
     parts_of,
     reader_of,
+    tell_skipped,
     tokenizer_of,
 )
 from multimask.cli.doctor import doctor
 from multimask.cli.experiment import RunFlags, Study, build_recipe, carry_out
+from multimask.cli.finetune import Finetune, finetune
 from multimask.cli.flags import from_command_line, guarded
+from multimask.cli.pack import Pack, pack
 from multimask.model import MaskedModel
 from multimask.plugins import from_config, to_config
 from multimask.tokens import Step
@@ -43,7 +47,8 @@ def pretrain(flags: Pretrain) -> None:
     tokenizer = tokenizer_of(flags.kind, flags.set, flags.data)
     table = open_table(flags.data, flags.kind, flags.kind, tokenizer)
     train, test = parts_of(table, flags.held_out, flags.limit)
-    if (augmenting := reader_of(flags.kind, tokenizer, augment=True)) is not None:
+    augmenting = reader_of(flags.kind, tokenizer, augment=True)
+    if augmenting is not None and train.readers[flags.kind] is not None:
         train = train.with_readers(**{flags.kind: augmenting})
     label = flags.label if flags.label in table.columns else None
     carry_out(flags, Study({flags.kind: tokenizer}, train, test, label))
@@ -54,7 +59,7 @@ class Embed:
     """Write one vector a sample, with ids and labels, as NPZ."""
 
     model: Annotated[Path, "folder of a saved model"]
-    data: Annotated[Path, "folder, CSV, Parquet, NPY or NPZ"]
+    data: Annotated[Path, "folder, CSV, Parquet, NPY, NPZ or store"]
     out: Annotated[Path, "NPZ file: ids, features, and every label column"] = Path("features.npz")
     batch_size: Annotated[int, "samples at a time; changes nothing but speed"] = 64
     workers: Annotated[int, "processes that read data"] = 0
@@ -138,6 +143,7 @@ class Reconstruct:
     ratio: Annotated[float, "share of tokens hidden"] = 0.75
     limit: Annotated[int, "how many samples"] = 8
     seed: Annotated[int, "of the masks"] = 0
+    files: Annotated[Path | None, "folder for the answers as files like the data's own"] = None
 
 
 def reconstruct(flags: Reconstruct) -> None:
@@ -150,6 +156,12 @@ def reconstruct(flags: Reconstruct) -> None:
     errors = evaluation.reconstruction_error(model, table, masker, seed=flags.seed)
     print(errors)
     tell_skipped(skipped)
+    if flags.files is None:
+        return
+    written = write_answers(model, table, masker, flags.seed, flags.files)
+    if not written:
+        raise ValueError("--files: readers of this kind of data cannot write files.")
+    print(f"{len(written)} files in {flags.files}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +222,8 @@ def describe(flags: Describe) -> None:
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "pretrain": (Pretrain, pretrain),
+    "pack": (Pack, pack),
+    "finetune": (Finetune, finetune),
     "embed": (Embed, embed),
     "probe": (Probe, probe),
     "reconstruct": (Reconstruct, reconstruct),
@@ -231,10 +245,3 @@ def write_picture(picture: np.ndarray | None, file: Path) -> None:
         raise ValueError("none of the modalities can be drawn: their tokenizers have no picture.")
     pictures.save(picture, file)
     print(f"picture in {file}")
-
-
-def tell_skipped(skipped: Sequence[tuple[str, str]]) -> None:
-    if skipped:
-        print(f"{len(skipped)} samples could not be read:")
-        for name, reason in skipped:
-            print(f"  {name}: {reason}")

@@ -1,6 +1,7 @@
 """From names on the command line to tokenizers, maskers, tables and batches."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import yaml
 
 from multimask import plugins
 from multimask.cli.flags import size
+from multimask.datasets.store import is_store, open_store, packings
 from multimask.datasets.table import Table
 from multimask.masking import Masker, Ratio
 from multimask.masking.rules import Rule
@@ -70,8 +72,29 @@ def reader_of(kind: str, tokenizer: Tokenizer, augment: bool) -> Any:
     return cls.fitted(tokenizer, augment) if hasattr(cls, "fitted") else cls()
 
 
+def plain_reader(kind: str) -> Any:
+    """The reader plug-in of the same name as it comes: native sizes."""
+    return plugins.load("readers", kind)() if kind in plugins.available("readers") else None
+
+
 def open_table(path: Path, modality: str, kind: str, tokenizer: Tokenizer) -> Table:
-    return Table.open(path, modality=modality, reader=reader_of(kind, tokenizer, augment=False))
+    reader = reader_of(kind, tokenizer, augment=False)
+    if is_store(path):
+        return open_packed(path, modality, reader)
+    return Table.open(path, modality=modality, reader=reader)
+
+
+def open_packed(path: Path, modality: str, reader: Any) -> Table:
+    """One modality of a store, with the other columns; what is packed as arrays is read again only
+    by a reader that can."""
+    found = packings(path)
+    if modality not in found:
+        raise ValueError(f"{path}: expected the modality {modality!r}, found {sorted(found)}.")
+    rereads = found[modality].stored != "arrays" or getattr(reader, "rereads", False)
+    table = open_store(path, {modality: reader} if rereads else None)
+    others = set(table.readers) - {modality}
+    columns = {name: column for name, column in table.columns.items() if name not in others}
+    return replace(table, columns=columns, readers={modality: table.readers[modality]})
 
 
 def file_table(path: Path, modality: str, kind: str, tokenizer: Tokenizer) -> Table:
@@ -79,7 +102,8 @@ def file_table(path: Path, modality: str, kind: str, tokenizer: Tokenizer) -> Ta
     kind's reader says that it is one (`whole_arrays`)."""
     reader = reader_of(kind, tokenizer, augment=False)
     arrays = path.suffix.lower() in (".npy", ".npz") and getattr(reader, "whole_arrays", False)
-    if path.is_dir() or not path.exists() or (path.suffix.lower() in TABLES and not arrays):
+    listed = path.suffix.lower() in TABLES and not arrays
+    if is_store(path) or path.is_dir() or listed or not path.exists():
         return open_table(path, modality, kind, tokenizer)
     return Table.of({modality: [path.name]}, {modality: reader}, root=path.parent)
 
@@ -116,11 +140,14 @@ def parts_of(table: Table, held_out: float, limit: int | None) -> tuple[Table, T
 
 
 def as_batch(
-    samples: Samples, tokenizers: Mapping[str, Tokenizer]
+    samples: Samples, tokenizers: Mapping[str, Tokenizer], most: int | None = None
 ) -> tuple[Batch, list[tuple[str, str]]]:
-    """All that can be read, as one batch, and (id, reason) of what cannot."""
+    """All that can be read, or the first `most` of it, as one batch, and (id, reason) of what
+    cannot."""
     good, skipped = [], []
     for index in range(len(samples)):
+        if len(good) == most:
+            break
         try:
             sample = samples[index]
             collate([sample], tokenizers)
@@ -131,3 +158,10 @@ def as_batch(
     if not good:
         raise ValueError(f"nothing could be read; the first: {skipped[0][0]}: {skipped[0][1]}")
     return collate(good, tokenizers), skipped
+
+
+def tell_skipped(skipped: Sequence[tuple[str, str]]) -> None:
+    if skipped:
+        print(f"{len(skipped)} samples could not be read:")
+        for name, reason in skipped:
+            print(f"  {name}: {reason}")

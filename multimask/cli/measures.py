@@ -94,11 +94,35 @@ def check_few_shot(flags: RunFlags, study: Study) -> None:
     trial_size(study.test.columns[str(study.label)], flags)
 
 
+def finetuned(judged: Judged) -> Score:
+    from multimask.finetuning import Finetuning, finetune
+
+    flags, study = judged.flags, judged.study
+    # short runs: blended samples need far longer ones than a comparison does
+    how = Finetuning(lr=flags.finetune_lr, lr_per=None, mixup=0.0, cutmix=0.0)
+    made = finetune(
+        judged.model,
+        study.train,
+        how,
+        label=str(study.label),
+        epochs=flags.finetune_epochs,
+        batch_size=flags.batch_size,
+        seed=judged.seed,
+        workers=flags.workers,
+        device=flags.device,
+        precision=flags.precision,
+        max_bad=flags.max_bad,
+    )
+    told = made.classifier.predict(study.test, workers=flags.workers, device=flags.device)
+    return told.correct(str(study.label))
+
+
 MEASURES: dict[str, Measure] = {
     "probe": Measure("linear probe", probe),
     "knn": Measure("nearest neighbours", knn),
     "svm": Measure("linear SVM", svm),
     "few-shot": Measure("few-shot", few_shot, check_few_shot, unit="trials"),
+    "finetune": Measure("fine-tuned", finetuned),
 }
 ALWAYS = ("probe", "knn")
 

@@ -37,13 +37,19 @@ class RunFlags:
     workers: Annotated[int, "processes that read data"] = 0
     device: Annotated[str, "auto, cpu, cuda"] = "auto"
     precision: Annotated[Literal["32", "bf16", "fp16", "tf32"], "numbers in matrix products"] = "32"
+    keep_memory: Annotated[bool, "reuse freed memory: quicker steps (Linux, glibc)"] = True
     resume: Annotated[Path | None, "checkpoint to go on from: .../checkpoints/last.ckpt"] = None
     limit: Annotated[int | None, "use only the first N rows of each part"] = None
     max_bad: Annotated[float, "share of unreadable samples at which the run fails"] = 0.2
     label: Annotated[str, "column with the classes that probes tell apart"] = "label"
-    evaluate: Annotated[tuple[str, ...], "beside linear probe and kNN: svm, few-shot"] = ()
+    online_knn: Annotated[bool, "kNN accuracy after every epoch; reads all rows for it"] = True
+    evaluate: Annotated[
+        tuple[str, ...], "beside linear probe and kNN: svm, few-shot, finetune"
+    ] = ()
     ways: Annotated[int, "classes of a few-shot trial"] = 5
     shots: Annotated[int, "labelled rows of each class in a few-shot trial"] = 10
+    finetune_epochs: Annotated[int, "passes over the labelled rows in fine-tuning"] = 20
+    finetune_lr: Annotated[float, "peak learning rate of fine-tuning"] = 1e-3
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ shows nothing about a model."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from einops import rearrange, reduce
@@ -25,8 +26,9 @@ def raw_values(
     workers: int = 0,
 ) -> Embeddings:
     """Token values side by side, averaged down until a modality has at most `most` numbers: first
-    over each token's values per channel, then over neighbouring tokens. What a sample lacks is
-    zeros and a last column that says so. All samples must have one size.
+    over each token's values per channel, then over neighbouring tokens. In sets, tokens' places
+    stand beside their values. What a sample lacks is zeros and a last column that says so. All
+    samples must have one size.
     """
 
     def compute(batch: Batch) -> Tensor:
@@ -65,10 +67,11 @@ def side_by_side(
     columns = []
     for name, tokenizer in sorted(tokenizers.items()):
         channels = tokenizer.channels if isinstance(tokenizer, HasChannels) else tokenizer.token_dim
-        whole = torch.zeros(batch.size, summary(blank(name, tokenizer), channels).shape[1] + 1)
+        empty = summary(*with_places(blank(name, tokenizer), channels))
+        whole = torch.zeros(batch.size, empty.shape[1] + 1)
         if name in batch.parts:
             tokens = tokenizer(batch.parts[name])
-            found = summary(tokens, channels)
+            found = summary(*with_places(tokens, channels))
             if found.shape[1] != whole.shape[1] - 1:
                 raise ValueError(
                     f"raw features of {name!r}: a sample has {tokens.values.shape[1]} tokens, the "
@@ -89,6 +92,16 @@ def blank(name: str, tokenizer: Tokenizer) -> Tokens:
     n = tokenizer.num_tokens
     nowhere = torch.zeros(1, n, tokenizer.coord_dim)
     return Tokens(torch.zeros(1, n, tokenizer.token_dim), nowhere, torch.arange(1), grid=grid)
+
+
+def with_places(tokens: Tokens, channels: int) -> tuple[Tokens, int]:
+    """A set's tokens with their places as further channels: unlike on a lattice, they are data."""
+    if tokens.grid is not None:
+        return tokens, channels
+    entries = rearrange(tokens.values.float(), "r n (e c) -> r n e c", c=channels)
+    places = tokens.coords.float()[:, :, None].expand(*entries.shape[:3], -1)
+    values = torch.cat((entries, places), dim=-1).flatten(2)
+    return replace(tokens, values=values), channels + places.shape[-1]
 
 
 def downsampled(tokens: Tokens, channels: int, most: int) -> Float[Tensor, "r d"]:

@@ -132,13 +132,15 @@ def compared(
 ) -> Sums:
     """Errors of the model's answers, and of the means where there are any."""
     adapter = model.adapter(name)
-    if isinstance(adapter, Restores) and not adapter.restoring_leaks:
+    restores = isinstance(adapter, Restores)
+    unordered = getattr(adapter, "unordered", False)  # entry by entry would compare chance pairs
+    if restores and not adapter.restoring_leaks and not unordered:
         made = [with_answers(part, source, adapter.restore(a, values)) for a in answers]
         (true, *filled), scale = in_raw_scale(model.tokenizers[name], part, made)
         squares = [(data.double() - true.double()).square().sum() for data in filled]
         errors = [float(square) / values.shape[1] for square in squares]
     else:
-        scale = "normalised targets" if isinstance(adapter, Restores) else "the adapter's own"
+        scale = "normalised targets" if restores and not unordered else "the adapter's own"
         errors = [float(adapter.error(a, values).double().sum()) for a in answers]
     return Sums(errors[0], errors[1] if len(errors) > 1 else None, len(values), scale)
 

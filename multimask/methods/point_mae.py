@@ -18,7 +18,7 @@ from multimask.methods.recipe import Recipe
 from multimask.modality import Tokenizer
 from multimask.model import MaskedModel
 from multimask.nn.decoders import JointDecoder
-from multimask.nn.encoders import Encoder
+from multimask.nn.encoders import Encoder, size
 from multimask.objectives import Reconstruction
 from multimask.plugins import load
 
@@ -35,25 +35,30 @@ TRAINING = {
 def point_mae(
     modalities: Mapping[str, Tokenizer],
     *,
-    width: int = 384,
-    depth: int = 12,
-    heads: int = 6,
+    arch: str = "small",
+    width: int | None = None,
+    depth: int | None = None,
+    heads: int | None = None,
     decoder_depth: int = 4,
     drop_path: float = 0.1,
     ratio: float = 0.6,
     rule: Rule = Uniform(),  # noqa: B008 - frozen
     norm: Literal["l1", "l2"] = "l2",
     embed_visible_only: bool = False,
+    net_width: int = 128,
 ) -> Recipe:
     """Build Point-MAE over ready point-group tokenizers, with the paper's defaults.
 
     Args:
-        width: of encoder and decoder alike; the decoder has as many heads.
+        arch: tiny, small (the paper's: 384 wide, 12 blocks), base, large or huge; width, depth and
+            heads override it. Encoder and decoder have one width and as many heads.
         ratio: share of groups hidden, floored to a count (38 of 64). rule: who is hidden: random
             by default; the part `nearest-block` is the paper's block masking.
         norm: of the chamfer distance. embed_visible_only: faster, other batch statistics (see the
-            part `point-groups`).
+            part `point-groups`). net_width: of the first layer of the mini-PointNet.
     """
+    default_width, default_depth, default_heads = size(arch)
+    width, depth, heads = width or default_width, depth or default_depth, heads or default_heads
     encoder = Encoder(
         width,
         depth,
@@ -78,7 +83,7 @@ def point_mae(
     )
     adapter = load("parts", "point-groups")
     adapters = {
-        name: adapter(tokenizer, width, width, norm, embed_visible_only)
+        name: adapter(tokenizer, width, width, norm, embed_visible_only, net_width=net_width)
         for name, tokenizer in modalities.items()
     }
     model = MaskedModel(modalities, encoder, decoder, adapters)

@@ -1,5 +1,7 @@
 """What a pre-training method adds to a model."""
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from multimask.masking.masker import Masker
@@ -23,6 +25,10 @@ class Objective(nn.Module):
     def after_step(self, model: MaskedModel) -> None:
         """Called after every optimiser step (EMA teachers follow here)."""
 
+    def lr_factors(self, model: MaskedModel) -> dict[int, float]:
+        """Factors on the learning rate by `id` of a parameter; 1 for those left out."""
+        return {}
+
     def counts(self, model: MaskedModel, batch: Batch) -> dict[str, Tensor]:
         """Counts of terms that are known before `forward` runs, by the term's name, on the host.
 
@@ -39,7 +45,8 @@ class Objective(nn.Module):
             check_foreseen(model, tokens)
             return batch.masking
         generators = step.generators(batch.sample_ids, "masking", view)
-        return self.masker(tokens.exists, generators, model.context(tokens))
+        context = replace(model.context(tokens), step=step.index)
+        return self.masker(tokens.exists, generators, context)
 
 
 def check_foreseen(model: MaskedModel, tokens: TokenBatch) -> None:

@@ -1,7 +1,7 @@
 """Fused AdamW, and a learning rate that rises linearly and falls as half a cosine."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -52,19 +52,22 @@ def adamw(
     betas: tuple[float, float],
     weight_decay: float,
     fused: bool = True,
+    lr_factors: Mapping[int, float] | None = None,
 ) -> torch.optim.AdamW:
     """Everything that takes a gradient, each once; no weight decay on scales, biases and other
-    one-dimensional parameters."""
+    one-dimensional parameters. `lr_factors` multiply the rate, by the `id` of a parameter."""
     parameters = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
-    flat = [p for p in parameters.values() if p.ndim <= 1]
-    rest = [p for p in parameters.values() if p.ndim > 1]
-    groups = [
-        {"params": rest, "weight_decay": weight_decay},
-        {"params": flat, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if not groups:
+    if not parameters:
         raise ValueError("fit: neither model nor objective has a parameter that trains.")
+    grouped: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
+    for key, parameter in parameters.items():
+        factor = (lr_factors or {}).get(key, 1.0)
+        grouped.setdefault((factor, parameter.ndim > 1), []).append(parameter)
+    # in a fixed order, because checkpoints know groups by number
+    groups = [
+        {"params": found, "lr": lr * factor, "weight_decay": weight_decay if decays else 0.0}
+        for (factor, decays), found in sorted(grouped.items(), key=lambda item: item[0])[::-1]
+    ]
     return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused)
 
 

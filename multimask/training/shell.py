@@ -180,7 +180,8 @@ class Shell(L.LightningModule):
     def configure_optimizers(self) -> Any:
         run = self.run
         modules = (self.model, self.objective)
-        optimizer = adamw(modules, run.lr, run.betas, run.weight_decay, run.fused)
+        factors = self.objective.lr_factors(self.model)
+        optimizer = adamw(modules, run.lr, run.betas, run.weight_decay, run.fused, factors)
         scheduler = {"scheduler": scheduled(optimizer, run.schedule), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
