@@ -60,7 +60,10 @@ def check_absent(masker: Masker, context: Context, ids: list[str]) -> None:
     masking = masker(exists, Step().generators(ids, "masking"), lacking)
     sizes = masking.ids.shape[1], masking.decoded_ids.shape[1]
     assert sizes == (k, d), f"counts {sizes} depend on what samples lack; complete ones have {k, d}"
-    assert not (masking.visible & ~exists).any(), "tokens that do not exist are visible"
+    absent = ~exists.gather(1, masking.ids)
+    if masking.counts is not None:  # what follows is padding
+        absent = absent & (torch.arange(k) < masking.counts[:, None])
+    assert not absent.any(), "tokens that do not exist are visible"
     if masker.decoded is None:
         hidden = (exists & ~masking.visible).sum(dim=1)
         scored = masking.target.sum(dim=1)
