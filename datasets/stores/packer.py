@@ -1,12 +1,14 @@
 """Packing: a range of rows at a time, in worker processes, each range whole or not at all.
 
 While it goes on, `.packing/` holds the plan and, of every range that is done, what readers found
-(state, shapes, problems). A range is done when that note lies there; its shards were written
-before. When all are, the small arrays are made of the notes, the group's `zarr.json` last: what has
-none is no store yet, and packing it again goes on.
+(state, shapes, problems). A range is done when that note lies there and its shards, which were
+written before, are whole. When all are, the small arrays are made of the notes, the group's
+`zarr.json` last: what has none is no store yet, and packing it again goes on. Packing a finished
+store again reads all its checksums and packs the ranges that are damaged.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,17 +18,21 @@ from torch.utils.data import DataLoader, Dataset
 
 from multimask.datasets.columns import Column
 from multimask.datasets.stores.entries import BAD, FACTS, MISSING, THERE
+from multimask.datasets.stores.frames import CELL
 from multimask.datasets.stores.hierarchy import (
     ROOT,
     declare,
     keep,
     keep_columns,
     new_group,
+    opened_group,
+    stored_columns,
     written,
 )
 from multimask.datasets.stores.leaves import Leaf, LeafWriter
 from multimask.datasets.stores.places import PARTIAL, Place
 from multimask.datasets.stores.plan import VERSION, How, ModalityPlan, Plan, planned, value_of
+from multimask.datasets.stores.shards import Shards
 from multimask.datasets.stores.values import facts_text
 from multimask.tokens import BadSample
 
@@ -75,15 +81,15 @@ def pack(
 
 
 def agreed(place: Place, wanted: Plan) -> Plan | None:
-    """The plan to go on with: that of an unfinished store of the same data, else the one wanted.
-    None where the same store is there already.
+    """The plan to go on with: that of an unfinished or damaged store of the same data, else the
+    one wanted. None where the same store is there already, and whole.
 
     Raises: ValueError where something else is.
     """
     if place.has(ROOT):
         there = json.loads(place.read(ROOT)).get("attributes", {}).get(FORMAT, {})
         if there.get("plan", {}).get("digest") == wanted.digest:
-            return None
+            return taken_up(place, Plan.from_json(there["plan"]))
         raise ValueError(
             f"pack: {place.name}: expected nothing there, or this table packed alike, found "
             "another store or zarr group; choose another path, or delete it."
@@ -112,9 +118,9 @@ def carried_out(
     told: Callable[[int, int], None] | None,
 ) -> Uneven | None:
     """Pack all ranges that are not done. The array that turned out ragged, if one did."""
-    done = {number for number in range(plan.shards) if place.has(note(number))}
-    left = [number for number in range(plan.shards) if number not in done]
-    for count, answer in enumerate(answers(Ranges(table, place, plan, left), workers), len(done)):
+    left = [number for number in range(plan.shards) if not is_done(place, plan, number)]
+    done = plan.shards - len(left)
+    for count, answer in enumerate(answers(Ranges(table, place, plan, left), workers), done):
         if isinstance(answer, Uneven):
             return answer
         if isinstance(answer, Failure):
@@ -122,6 +128,72 @@ def carried_out(
         if told is not None:
             told(count + 1, plan.shards)
     return None
+
+
+def is_done(place: Place, plan: Plan, number: int) -> bool:
+    if not place.has(note(number)):
+        return False
+    return is_whole(place, plan, number, json.loads(place.read(note(number))))
+
+
+def is_whole(
+    place: Place, plan: Plan, number: int, found: dict[str, Any], deep: bool = False
+) -> bool:
+    """Whether the shards of a range lie there with whole indexes; if `deep`, whole chunks."""
+    for modality, of in plan.modalities.items():
+        for name, leaf in of.leaves.items():
+            slots = plan.rows * leaf.slots
+            shapes = found[modality]["shapes"].get(name, {}).values()
+            sizes = (math.prod(shape) * np.dtype(leaf.dtype).itemsize for shape in shapes)
+            cells = max((math.ceil(size / CELL) for size in sizes), default=1)
+            count = 1 if leaf.shape is not None else max(1, math.ceil(cells / leaf.cells))
+            shards = Shards(place, f"{modality}/{name}", slots)
+            for file in range(count):
+                shard = leaf.file(file, number * plan.rows, plan.rows)
+                try:
+                    shards.index(shard)
+                    for slot in range(slots if deep else 0):
+                        shards.chunk(shard, slot)
+                except BadSample:
+                    return False
+    return True
+
+
+def taken_up(place: Place, plan: Plan) -> Plan | None:
+    """The plan of a finished store, as unfinished again in its damaged ranges; None if all are
+    whole."""
+    group = opened_group(place)
+    columns = stored_columns(group, json.loads(place.read(ROOT))["attributes"][FORMAT]["columns"])
+    notes = [note_of(group, columns, plan, number) for number in range(plan.shards)]
+    good = [is_whole(place, plan, number, found, deep=True) for number, found in enumerate(notes)]
+    if all(good):
+        return None
+    place.write(PLAN, [json.dumps(plan.to_json()).encode()])
+    for number in np.flatnonzero(good).tolist():
+        place.write(note(number), [json.dumps(notes[number]).encode()])
+    place.remove(ROOT)
+    return plan
+
+
+def note_of(
+    group: Any, columns: dict[str, Column], plan: Plan, number: int
+) -> dict[str, dict[str, Any]]:
+    """What was noted of a range, from the finished store."""
+    first = number * plan.rows
+    rows = range(first, min(first + plan.rows, plan.n))
+    made = {}
+    for modality, of in plan.modalities.items():
+        told = columns.get(f"{modality}.problem", [None] * plan.n)
+        shapes: dict[str, dict[int, list[int]]] = {}
+        for name in (name for name, leaf in of.leaves.items() if leaf.shape is None):
+            sides = np.asarray(group[f"{modality}/{name}.shape"][rows.start : rows.stop]).tolist()
+            there = {row: side for row, side in zip(rows, sides, strict=True) if side[:1] != [-1]}
+            if there:
+                shapes[name] = there
+        states = np.asarray(group[f"{modality}/_state"][rows.start : rows.stop]).tolist()
+        problems = {row: told[row] for row in rows if told[row] is not None}
+        made[modality] = {"states": states, "problems": problems, "shapes": shapes}
+    return made
 
 
 def answers(ranges: "Ranges", workers: int) -> Iterator[Any]:
