@@ -8,7 +8,6 @@ store again reads all its checksums and packs the ranges that are damaged.
 """
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,29 +15,23 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from multimask.datasets.columns import Column
-from multimask.datasets.stores.entries import BAD, FACTS, MISSING, THERE
-from multimask.datasets.stores.frames import CELL
-from multimask.datasets.stores.hierarchy import (
-    ROOT,
-    declare,
-    keep,
-    keep_columns,
-    new_group,
-    opened_group,
-    stored_columns,
-    written,
+from multimask.datasets.stores.assembly import (
+    FORMAT,
+    NOTES,
+    PLAN,
+    finish,
+    is_done,
+    note,
+    taken_up,
 )
+from multimask.datasets.stores.entries import BAD, FACTS, MISSING, THERE
+from multimask.datasets.stores.hierarchy import ROOT
 from multimask.datasets.stores.leaves import Leaf, LeafWriter
 from multimask.datasets.stores.places import PARTIAL, Place
-from multimask.datasets.stores.plan import VERSION, How, ModalityPlan, Plan, planned, value_of
-from multimask.datasets.stores.shards import Shards
-from multimask.datasets.stores.values import facts_text
+from multimask.datasets.stores.plan import ModalityPlan, Plan
+from multimask.datasets.stores.sources import Source, Value
+from multimask.datasets.stores.values import Arrays, facts_text
 from multimask.tokens import BadSample
-
-NOTES = ".packing"
-PLAN = f"{NOTES}/plan.json"
-FORMAT = "multimask"  # the group's attribute that says: a store
 
 
 @dataclass(frozen=True)
@@ -57,22 +50,20 @@ class Failure:
 
 
 def pack(
-    table: Any,
+    source: Source,
     place: Place,
-    hows: dict[str, How],
+    wanted: Plan,
     workers: int = 0,
-    rows_per_shard: int | None = None,
     told: Callable[[int, int], None] | None = None,
 ) -> None:
-    """See `Table.pack`. `told(done, of)` hears of every finished range."""
-    wanted = planned(table, hows, rows_per_shard)
+    """Carry the plan out, or what is left of it. `told(done, of)` hears of finished ranges."""
     try:
         plan = agreed(place, wanted)
         if plan is None:
             return
-        while (uneven := carried_out(table, place, plan, workers, told)) is not None:
+        while (uneven := carried_out(source, place, plan, workers, told)) is not None:
             plan = with_ragged(place, plan, uneven)
-        finish(table, place, plan)
+        finish(source, place, plan)
     except OSError as error:
         raise OSError(
             f"pack: {place.name}: writing failed ({error.strerror or error}). What is written "
@@ -111,7 +102,7 @@ def agreed(place: Place, wanted: Plan) -> Plan | None:
 
 
 def carried_out(
-    table: Any,
+    source: Source,
     place: Place,
     plan: Plan,
     workers: int,
@@ -120,7 +111,8 @@ def carried_out(
     """Pack all ranges that are not done. The array that turned out ragged, if one did."""
     left = [number for number in range(plan.shards) if not is_done(place, plan, number)]
     done = plan.shards - len(left)
-    for count, answer in enumerate(answers(Ranges(table, place, plan, left), workers), done):
+    source.begin([plan.range(number) for number in left])
+    for count, answer in enumerate(answers(Ranges(source, place, plan, left), workers), done):
         if isinstance(answer, Uneven):
             return answer
         if isinstance(answer, Failure):
@@ -128,72 +120,6 @@ def carried_out(
         if told is not None:
             told(count + 1, plan.shards)
     return None
-
-
-def is_done(place: Place, plan: Plan, number: int) -> bool:
-    if not place.has(note(number)):
-        return False
-    return is_whole(place, plan, number, json.loads(place.read(note(number))))
-
-
-def is_whole(
-    place: Place, plan: Plan, number: int, found: dict[str, Any], deep: bool = False
-) -> bool:
-    """Whether the shards of a range lie there with whole indexes; if `deep`, whole chunks."""
-    for modality, of in plan.modalities.items():
-        for name, leaf in of.leaves.items():
-            slots = plan.rows * leaf.slots
-            shapes = found[modality]["shapes"].get(name, {}).values()
-            sizes = (math.prod(shape) * np.dtype(leaf.dtype).itemsize for shape in shapes)
-            cells = max((math.ceil(size / CELL) for size in sizes), default=1)
-            count = 1 if leaf.shape is not None else max(1, math.ceil(cells / leaf.cells))
-            shards = Shards(place, f"{modality}/{name}", slots)
-            for file in range(count):
-                shard = leaf.file(file, number * plan.rows, plan.rows)
-                try:
-                    shards.index(shard)
-                    for slot in range(slots if deep else 0):
-                        shards.chunk(shard, slot)
-                except BadSample:
-                    return False
-    return True
-
-
-def taken_up(place: Place, plan: Plan) -> Plan | None:
-    """The plan of a finished store, as unfinished again in its damaged ranges; None if all are
-    whole."""
-    group = opened_group(place)
-    columns = stored_columns(group, json.loads(place.read(ROOT))["attributes"][FORMAT]["columns"])
-    notes = [note_of(group, columns, plan, number) for number in range(plan.shards)]
-    good = [is_whole(place, plan, number, found, deep=True) for number, found in enumerate(notes)]
-    if all(good):
-        return None
-    place.write(PLAN, [json.dumps(plan.to_json()).encode()])
-    for number in np.flatnonzero(good).tolist():
-        place.write(note(number), [json.dumps(notes[number]).encode()])
-    place.remove(ROOT)
-    return plan
-
-
-def note_of(
-    group: Any, columns: dict[str, Column], plan: Plan, number: int
-) -> dict[str, dict[str, Any]]:
-    """What was noted of a range, from the finished store."""
-    first = number * plan.rows
-    rows = range(first, min(first + plan.rows, plan.n))
-    made = {}
-    for modality, of in plan.modalities.items():
-        told = columns.get(f"{modality}.problem", [None] * plan.n)
-        shapes: dict[str, dict[int, list[int]]] = {}
-        for name in (name for name, leaf in of.leaves.items() if leaf.shape is None):
-            sides = np.asarray(group[f"{modality}/{name}.shape"][rows.start : rows.stop]).tolist()
-            there = {row: side for row, side in zip(rows, sides, strict=True) if side[:1] != [-1]}
-            if there:
-                shapes[name] = there
-        states = np.asarray(group[f"{modality}/_state"][rows.start : rows.stop]).tolist()
-        problems = {row: told[row] for row in rows if told[row] is not None}
-        made[modality] = {"states": states, "problems": problems, "shapes": shapes}
-    return made
 
 
 def answers(ranges: "Ranges", workers: int) -> Iterator[Any]:
@@ -214,7 +140,7 @@ def same(answer: Any) -> Any:
 class Ranges(Dataset[Any]):
     """Packs the range that it is asked for."""
 
-    table: Any
+    source: Source
     place: Place
     plan: Plan
     numbers: list[int]
@@ -224,12 +150,11 @@ class Ranges(Dataset[Any]):
 
     def __getitem__(self, at: int) -> Uneven | Failure | None:
         number = self.numbers[at]
-        first = number * self.plan.rows
-        rows = range(first, min(first + self.plan.rows, self.plan.n))
+        rows = self.plan.range(number)
         try:
             found = {}
             for modality, plan in self.plan.modalities.items():
-                answer = pack_modality(self.table, self.place, self.plan, modality, plan, rows)
+                answer = pack_modality(self.source, self.place, self.plan, modality, plan, rows)
                 if isinstance(answer, Uneven):
                     return answer
                 found[modality] = answer
@@ -240,23 +165,15 @@ class Ranges(Dataset[Any]):
 
 
 def pack_modality(
-    table: Any, place: Place, whole: Plan, modality: str, plan: ModalityPlan, rows: range
+    source: Source, place: Place, whole: Plan, modality: str, plan: ModalityPlan, rows: range
 ) -> dict[str, Any] | Uneven:
     """Write a range's shards; what its note says: states, problems, lengths and shapes."""
     writers = {name: LeafWriter(leaf, whole.rows) for name, leaf in plan.leaves.items()}
     sides: dict[str, dict[int, tuple[int, ...]]] = {name: {} for name in plan.leaves}
     states, problems = [MISSING] * len(rows), dict[int, str]()
-    gone = table.columns[modality].missing
-    for row in rows:
-        if gone[row]:
-            continue
+    for row, value in source.values(modality, plan, rows):
         try:
-            record, arrays, facts = value_of(table, modality, row, plan.packing)
-            if record is not None:
-                arrays = arrays | {FACTS: np.frombuffer(facts_text(facts), np.uint8)}
-            arrays = {name: fitting(plan, name, array) for name, array in arrays.items()}
-            if record != plan.record:
-                raise BadSample(f"expected a value like {plan.record}, found {record}")
+            arrays = as_planned(plan, value)
         except (BadSample, OSError) as error:
             states[row - rows.start], problems[row] = BAD, reason(error)
             continue
@@ -276,6 +193,18 @@ def pack_modality(
         "problems": problems,
         "shapes": {name: shapes for name, shapes in sides.items() if shapes},
     }
+
+
+def as_planned(plan: ModalityPlan, value: Value | BadSample | OSError) -> Arrays:
+    """The arrays to write, facts among them. Raises what stands in place of a value."""
+    if isinstance(value, Exception):
+        raise value
+    record, arrays, facts = value
+    if record != plan.record:
+        raise BadSample(f"expected a value like {plan.record}, found {record}")
+    if record is not None:
+        arrays = arrays | {FACTS: np.frombuffer(facts_text(facts), np.uint8)}
+    return {name: fitting(plan, name, array) for name, array in arrays.items()}
 
 
 def reason(error: BadSample | OSError) -> str:
@@ -316,64 +245,3 @@ def with_ragged(place: Place, plan: Plan, uneven: Uneven) -> Plan:
     made = replace(plan, modalities=changed)
     place.write(PLAN, [json.dumps(made.to_json()).encode()])
     return made
-
-
-def finish(table: Any, place: Place, plan: Plan) -> None:
-    """Make one group of the shards and notes."""
-    notes = [json.loads(place.read(note(number))) for number in range(plan.shards)]
-    group, files = new_group({})
-    columns = {name: c for name, c in table.columns.items() if name not in plan.modalities}
-    for modality, of in plan.modalities.items():
-        found = [each[modality] for each in notes]
-        states = [state for each in found for state in each["states"]]
-        keep(group, f"{modality}/_state", np.array(states, np.uint8))
-        problems = {int(row): why for each in found for row, why in each["problems"].items()}
-        if problems:
-            whys = [problems.get(row) for row in range(plan.n)]
-            columns[f"{modality}.problem"] = Column.of(whys)
-        names = names_of(table, modality)
-        if names is not None:
-            columns[f"{modality}.file"] = names
-        for name, leaf in of.leaves.items():
-            longest = 1
-            if leaf.shape is None:
-                shapes = {
-                    int(r): s for each in found for r, s in each["shapes"].get(name, {}).items()
-                }
-                longest = keep_sides(group, f"{modality}/{name}", leaf, shapes, plan.n)
-            declare(group, f"{modality}/{name}", leaf, plan.n, plan.rows, longest)
-    hows = keep_columns(group, columns)
-    attributes = {"version": VERSION, "plan": plan.to_json(), "columns": hows}
-    group.update_attributes({FORMAT: attributes})
-    written(files, place)
-    for key in place.files():
-        if key.endswith(PARTIAL):
-            place.remove(key)
-    place.clear(NOTES)
-
-
-def keep_sides(group: Any, key: str, leaf: Leaf, found: dict[int, list[int]], n: int) -> int:
-    """Lengths in bytes and shapes of a ragged array, -1 where a row has none; the longest."""
-    lengths, shapes = np.full(n, -1), np.full((n, leaf.axes), -1)
-    for row, shape in found.items():
-        shapes[row] = shape
-        lengths[row] = np.prod(shape, dtype=int) * np.dtype(leaf.dtype).itemsize
-    keep(group, f"{key}.length", lengths)
-    keep(group, f"{key}.shape", shapes)
-    return int(lengths.max(initial=1))
-
-
-def names_of(table: Any, modality: str) -> Column | None:
-    """The paths of files, as the table had them; None for arrays."""
-    if f"{modality}.file" in table.columns:  # of a store that is packed again
-        return table.columns[f"{modality}.file"]
-    column = table.columns[modality]
-    values = column.values
-    texts = isinstance(values, np.ndarray) and values.dtype.kind in "TO"
-    if not texts or not any(isinstance(entry, str) for entry in column):
-        return None
-    return Column.of([entry if isinstance(entry, str) else None for entry in column])
-
-
-def note(number: int) -> str:
-    return f"{NOTES}/{number}.json"
