@@ -42,6 +42,7 @@ def mae(
     rule: Rule = Uniform(),  # noqa: B008 - frozen
     normalise: bool = True,
     drop_path: float = 0.0,
+    ragged: bool = False,
 ) -> Recipe:
     """Build MAE over ready tokenizers, with the paper's defaults.
 
@@ -51,6 +52,7 @@ def mae(
         ratio: share of tokens hidden. rule: who is hidden.
         normalise: regress patches normalised by their own mean and spread (norm_pix; the paper's
             recipe); False regresses plain values, whose pictures need nothing put back.
+        ragged: take samples with fewer tokens than are kept visible (small volumes).
     """
     default_width, default_depth, default_heads = size(arch)
     encoder = Encoder(
@@ -65,4 +67,4 @@ def mae(
         decoders[decoder](encoder.width, decoder_width, decoder_depth, decoder_heads),
         target=Target("patch" if normalise else "none"),
     )
-    return Recipe(model, Reconstruction(Masker(rule, Ratio(ratio))), TRAINING)
+    return Recipe(model, Reconstruction(Masker(rule, Ratio(ratio), ragged=ragged)), TRAINING)

@@ -136,7 +136,8 @@ def check_adapter(tokenizer: Tokenizer, adapter: torch.nn.Module, data: Sequence
             part = place(coords[some], slots[some], tokens.grid)
             assert torch.allclose(here[some], part, atol=1e-5), f"{kind}: a subset lies elsewhere"
         features = adapter.decoder_place(coords, slots, tokens.grid)
-        prediction = adapter.predict(features)
+        by_place = getattr(adapter, "answers_by_place", False)
+        prediction = adapter.predict(features, *((coords,) if by_place else ()))
         error = adapter.error(prediction, values)
         assert error.shape == (len(values),), (
             f"{kind}: error {tuple(error.shape)}, one a token wanted"
@@ -144,7 +145,8 @@ def check_adapter(tokenizer: Tokenizer, adapter: torch.nn.Module, data: Sequence
         assert error.isfinite().all(), f"{kind}: errors are not finite"
         none = adapter.embed(values[:0], coords[:0])
         assert none.shape == (0, whole.shape[1]), f"{kind}: no tokens must embed to no rows"
-        nothing = adapter.error(adapter.predict(features[:0]), values[:0])
+        no_place = (coords[:0],) if by_place else ()
+        nothing = adapter.error(adapter.predict(features[:0], *no_place), values[:0])
         assert nothing.shape == (0,), f"{kind}: no answers must have no errors"
 
 
