@@ -15,9 +15,11 @@ from multimask.checkpoints import load
 from multimask.cli import main
 from multimask.cli.data import model_table, tokenizer_of
 from multimask.datasets.formats.geokeys import write_geotiff
+from multimask.datasets.formats.spectral import SpectralReader
 from multimask.datasets.layouts import land_cover
 from multimask.evaluation import embed
 from multimask.modalities.spectral import SpectralPatches
+from multimask.tokens import BadSample
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = runpy.run_path(str(ROOT / "experiments" / "spectral.py"))
@@ -161,7 +163,7 @@ def test_every_masker_is_drawn_with_its_counts(
 ) -> None:
     data = folder_of(tmp_path / "data", 1, wavelengths=NM)
     words = ["--data", str(data / "000.tif"), "--out", str(tmp_path / "masks.png")]
-    words += ["--set", "size=24,patch=6,bands=4,mean=1500,std=900", "--masker", masker]
+    words += ["--set", "size=24,patch=6", "--masker", masker]
     assert main(["masks", "--kind", "spectral", *words]) == 0
     assert (tmp_path / "masks.png").is_file()
     said = capsys.readouterr().out
@@ -169,6 +171,23 @@ def test_every_masker_is_drawn_with_its_counts(
     assert visible + hidden == 4 * 4 * 4
     if masker != "channel-patch":  # which draws its own number
         assert visible == 16
+
+
+def test_a_file_tells_what_suits_it(tmp_path: Path) -> None:
+    """A tokenizer for a file is made from its header, where the flags leave it open."""
+    pixels = np.zeros((4, 30, 18), np.float32)
+    pixels[1], pixels[3, :15] = 2.0, np.nan
+    write_geotiff(tmp_path / "a.tif", pixels, wavelengths=NM)
+    made = tokenizer_of("spectral", ["size=16"], tmp_path / "a.tif")
+    assert isinstance(made, SpectralPatches)
+    assert (made.size, made.patch, made.bands, made.wavelengths) == (16, (8, 8), 4, NM)
+    assert made.mean == (0.0, 2.0, 0.0, 0.0)
+    write_geotiff(tmp_path / "b.tif", pixels)
+    unnamed = tokenizer_of("spectral", [], tmp_path / "b.tif")
+    assert isinstance(unnamed, SpectralPatches)
+    assert (unnamed.size, unnamed.wavelengths) == ((24, 16), ())
+    with pytest.raises(BadSample, match="nothing says what its 4 bands are"):
+        unnamed.collate([SpectralReader(size=unnamed.size).read(tmp_path / "b.tif")])
 
 
 def test_fields_that_hold_several_values_are_given_one_after_another() -> None:
