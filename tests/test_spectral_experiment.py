@@ -74,7 +74,9 @@ def test_land_cover_with_a_subset_of_bands(tmp_path: Path) -> None:
 def test_the_saved_model_reads_files_as_they_were_read(tmp_path: Path) -> None:
     """Wavelengths, scale and nodata that files do not state come back with the model."""
     data = folder_of(tmp_path / "data", 12)
-    carried_out(data=data, out=tmp_path / "run", bands=tuple(map(str, NM)), nodata=150.0)
+    carried_out(
+        data=data, out=tmp_path / "run", bands=tuple(map(str, NM)), nodata=150.0, batch_size=8
+    )
     model = load(tmp_path / "run/model")
     tokenizer = model.tokenizers["cube"]
     assert isinstance(tokenizer, SpectralPatches)
