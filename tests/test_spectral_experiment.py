@@ -109,6 +109,18 @@ def test_spectra_of_one_pixel(tmp_path: Path) -> None:
     assert (tokenizer.size, tokenizer.patch, tokenizer.grid) == ((1, 1), (1, 1), (5, 1, 1))
 
 
+def test_a_listing_may_name_windows_of_a_scene(tmp_path: Path) -> None:
+    data = folder_of(tmp_path / "data", 1, wavelengths=NM)
+    lines = [f'"000.tif#window={row},8,8,8"' for row in (0, 8, 16)]
+    (data / "windows.csv").write_text("\n".join(["file", *lines]) + "\n")
+    table = SCRIPT["opened"](SCRIPT["Config"](data=data / "windows.csv"))
+    whole = SpectralReader().read(data / "000.tif")["pixels"]
+    assert torch.equal(table[1]["cube"]["pixels"], whole[:, 8:16, 8:16])
+    (data / "windows.csv").write_text("file\n999.tif#window=0\n")
+    with pytest.raises(ValueError, match="not one of the files"):
+        SCRIPT["opened"](SCRIPT["Config"](data=data / "windows.csv"))
+
+
 def test_statistics_are_those_of_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     pixels = np.arange(2 * 24 * 24, dtype=np.float32).reshape(2, 24, 24)
