@@ -6,7 +6,7 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from multimask.modality import HasGrid, Tokenizer
-from multimask.nn.positions import interpolate_table
+from multimask.nn.positions import interpolate_table, sincos
 from multimask.plugins import remembers_arguments
 from multimask.tokens import Grid
 
@@ -42,6 +42,29 @@ class StoredSinCos(nn.Module):
             raise ValueError(f"StoredSinCos: {type(tokenizer).__name__} has no lattice.")
         self.grid = tokenizer.grid
         self.register_buffer("table", monai_sincos(self.grid, width))
+
+    def forward(
+        self, coords: Num[Tensor, "m p"], slots: Int[Tensor, " m"], grid: Grid | None
+    ) -> Float[Tensor, "m w"]:
+        table = self.table
+        if grid is not None and grid != self.grid:
+            table = interpolate_table(table, self.grid, grid)
+        return table.index_select(0, slots)
+
+
+@remembers_arguments
+class FixedTable(nn.Module):
+    """A table that came with weights: a buffer, kept bit by bit and not trained. It begins as the
+    sin-cos table; on another lattice it is interpolated, as MAE does it."""
+
+    table: Tensor
+
+    def __init__(self, tokenizer: Tokenizer, width: int) -> None:
+        super().__init__()
+        if not isinstance(tokenizer, HasGrid):
+            raise ValueError(f"FixedTable: {type(tokenizer).__name__} has no lattice.")
+        self.grid = tokenizer.grid
+        self.register_buffer("table", sincos(self.grid, width))
 
     def forward(
         self, coords: Num[Tensor, "m p"], slots: Int[Tensor, " m"], grid: Grid | None
