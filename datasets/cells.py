@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,17 @@ def csv_cells(path: Path) -> dict[str, list[str]]:
         raise ValueError(f"{path}: the column {twice[0]!r} occurs twice; names must differ.")
     columns = map(list, zip(*rows, strict=True))
     return {name: cells for name, cells in zip(names, columns, strict=True) if name}
+
+
+def write_cells(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Columns as a CSV that `csv_cells` reads, whole or not at all; None is a blank cell."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    temporary.replace(path)
 
 
 def parquet_cells(path: Path) -> dict[str, list[Any]]:

@@ -34,7 +34,7 @@ def folder_columns(root: Path, modality: str, suffixes: Sequence[str]) -> dict[s
             f"found {found}."
         )
     paths = Column.of(files)
-    return {"id": paths, modality: paths, **_said_by_folders(files)}
+    return {"id": paths, modality: paths, **said_by_folders(files)}
 
 
 def files_below(root: Path) -> Iterator[str]:
@@ -60,7 +60,7 @@ def files_below(root: Path) -> Iterator[str]:
         folders.extend(reversed(below))
 
 
-def _said_by_folders(files: list[str]) -> dict[str, Column]:
+def said_by_folders(files: Sequence[str]) -> dict[str, Column]:
     """Label: the top folder, or, where all top folders are splits, the one below."""
     columns, folders = {}, [name.split("/")[:-1] for name in files]
     if {path[0] if path else "" for path in folders} <= SPLITS:

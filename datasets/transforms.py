@@ -18,6 +18,8 @@ Interpolation = Literal["bicubic", "bilinear"]
 Size = int | tuple[int, int]
 
 TRIES = 10  # of RandomResizedCrop, before it takes the centre; torchvision's number
+PLACES = [(y, x) for y in (0, 2, 4) for x in (0, 2, 4)] + [(y, x) for y in (1, 3) for x in (1, 3)]
+"""Where boxes may stand, in quarters of the room there is, down and right."""
 SPARE = 2  # a picture decoded smaller keeps at least this many times the pixels asked for
 
 
@@ -157,6 +159,47 @@ class RandomResizedCrop:
             )
 
 
+@dataclass(frozen=True)
+class MultiScaleCrop:
+    """One of a few boxes at one of thirteen places, resized: VideoMAE's crop (Tong et al., NeurIPS
+    2022; corner cropping and scale jittering of TSN, Wang et al., ECCV 2016).
+
+    Height and width are each a share of the picture's shorter side, at most one step of `scales`
+    apart; corners, edge middles, quarter points and the centre are equally likely. Without a
+    generator: `ResizeCrop(size)`.
+
+    Args: size, one side of a square or (height, width); scales, shares from large to small; flip,
+        chance of mirroring, none by default: it would turn left into right.
+    """
+
+    size: Size
+    scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
+    flip: float = 0.0
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        _check_size(self)
+        if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
+            raise ValueError(
+                f"MultiScaleCrop: scales={self.scales} must be shares above 0 and at most 1."
+            )
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"MultiScaleCrop: flip={self.flip} must lie in [0, 1].")
+
+    def __call__(self, height: int, width: int, generator: Generator | None = None) -> Crop:
+        if generator is None:
+            return ResizeCrop(self.size, interpolation=self.interpolation)(height, width)
+        steps = range(len(self.scales))
+        pairs = [(one, two) for one in steps for two in steps if abs(one - two) <= 1]
+        coin, which, where = torch.rand(3, generator=generator).tolist()
+        scales = [self.scales[step] for step in pairs[int(which * len(pairs))]]
+        tall, wide = (max(1, int(scale * min(height, width))) for scale in scales)
+        down, right = PLACES[int(where * len(PLACES))]
+        top, left = (height - tall) // 4 * down, (width - wide) // 4 * right
+        size = pair(self.size)
+        return Crop(top, left, tall, wide, size, coin < self.flip, self.interpolation)
+
+
 def pair(size: Size) -> tuple[int, int]:
     """(height, width) of a size that may be one side of a square."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
@@ -168,7 +211,7 @@ def _centred(height: int, width: int, tall: int, wide: int) -> tuple[int, int, i
     return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
-def _check_size(transform: ResizeCrop | RandomResizedCrop) -> None:
+def _check_size(transform: ResizeCrop | RandomResizedCrop | MultiScaleCrop) -> None:
     if min(pair(transform.size)) < 1:
         raise ValueError(
             f"{type(transform).__name__}: size={transform.size} must be at least 1 pixel a side."

@@ -73,6 +73,7 @@ class PointReader:
     nonfinite: Literal["error", "drop"] = "error"
     max_points: int = 50_000_000
 
+    rereads = True
     suffixes = SUFFIXES
     """What a folder's files must end in (any case) to be taken for clouds."""
 

@@ -22,7 +22,7 @@ from multimask.datasets.formats.video_decode import frames_at
 from multimask.datasets.formats.video_index import check_file
 from multimask.datasets.formats.video_probe import Prober
 from multimask.datasets.frame_sampling import FrameSampler, Strided
-from multimask.datasets.transforms import Transform
+from multimask.datasets.transforms import MultiScaleCrop, ResizeCrop, Transform, pair
 from multimask.tokens import BadSample
 
 MAX_BYTES = 2**31  # of one clip in memory, before it is cropped
@@ -75,6 +75,14 @@ class VideoReader:
                 f"VideoReader: threads={self.threads} must not be negative and "
                 f"max_pixels={self.max_pixels} at least 1."
             )
+
+    @classmethod
+    def fitted(cls, tokenizer: Any, augment: bool = False) -> "VideoReader":
+        """The reader that gives a tokenizer of clips its `frames` and `size`: every fourth frame,
+        from a random start and in VideoMAE's crops to train on (`augment`), else the middle."""
+        size = pair(tokenizer.size)
+        crop = MultiScaleCrop(size) if augment else ResizeCrop(size, interpolation="bilinear")
+        return cls(Strided(tokenizer.frames, 4), crop)
 
     def probe(self, source: AnyPath) -> dict[str, Any]:
         """What a table keeps of a clip: codec, width and height as shown, rotation, fps, frames,

@@ -12,7 +12,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,15 @@ import torch
 from multimask import evaluation, pictures, plugins
 from multimask.checkpoints import initialise
 from multimask.checkpoints.folder import write_whole
-from multimask.cli.data import as_batch
+from multimask.cli.data import as_batch, rule_of
 from multimask.cli.flags import to_yaml
 from multimask.cli.measures import MEASURES, Scores, asked, labelled, scores
 from multimask.cli.study import RunFlags, Study
+from multimask.masking import Masker, Ratio, Uniform
 from multimask.methods.recipe import Recipe
 from multimask.modality import Tokenizer
 from multimask.training.fit import fit
+from multimask.training.memory import keep_freed_memory
 from multimask.training.result import FitResult
 
 
@@ -65,7 +67,11 @@ def build_recipe(
         if getattr(flags, name) is not None
     }
     if flags.masker is not None:
-        asked["rule"] = plugins.load("parts", flags.masker)()
+        asked["rule"] = rule_of(flags.masker, modalities)
+    if "masker" in takes and "rule" not in takes and {"rule", "ratio"} & set(asked):
+        # a method that wants the two together
+        budget = Ratio(asked.pop("ratio")) if "ratio" in asked else Ratio()
+        asked["masker"] = Masker(asked.pop("rule", Uniform()), budget, ragged=True)
     asked |= arguments or {}
     refused = sorted(set(asked) - set(takes))
     if refused:
@@ -81,7 +87,10 @@ def carry_out(flags: RunFlags, study: Study) -> dict[str, Any]:
     """Train and score every seed, write the run folder, print the outcome, return the metrics."""
     if flags.seeds < 1:
         raise ValueError(f"--seeds {flags.seeds}: at least one run is needed.")
+    study = comparable(study)
     measures = asked(flags, study)
+    if flags.keep_memory:
+        keep_freed_memory()
     flags.out.mkdir(parents=True, exist_ok=True)
     settings = to_yaml(flags)
     write_whole(flags.out / "config.yaml", settings.encode())
@@ -96,6 +105,20 @@ def carry_out(flags: RunFlags, study: Study) -> dict[str, Any]:
     write_whole(flags.out / "metrics.json", (json.dumps(metrics, indent=1) + "\n").encode())
     print(report(flags, metrics, measures))
     return metrics
+
+
+def comparable(study: Study) -> Study:
+    """The study, or one without labels where probes could not be scored: said before, not after,
+    hours of training."""
+    if study.label is None:
+        return study
+    train, test = (set(part.columns[study.label]) - {None} for part in (study.train, study.test))
+    if test and test <= train:
+        return study
+    lacking = ", ".join(sorted(map(str, test - train))[:5])
+    why = f"the training rows lack {lacking}" if test else "no test row has a label"
+    print(f"no probes: {why}; hold out other rows, or name another column with --label.")
+    return replace(study, label=None)
 
 
 def one_seed(flags: RunFlags, study: Study, seed: int, out: Path) -> SeedRun:
@@ -118,7 +141,7 @@ def one_seed(flags: RunFlags, study: Study, seed: int, out: Path) -> SeedRun:
         batch_size=flags.batch_size,
         accumulate=flags.accumulate,
         validation=study.test,
-        online_knn=study.label,
+        online_knn=study.label if flags.online_knn else None,
         out=out,
         seed=seed,
         workers=flags.workers,
@@ -141,7 +164,7 @@ def one_seed(flags: RunFlags, study: Study, seed: int, out: Path) -> SeedRun:
 
 def draw_masks(recipe: Recipe, study: Study, seed: int, file: Path) -> None:
     """Some held-out samples as several epochs would hide them."""
-    batch, _ = as_batch(study.test.select(range(min(4, len(study.test)))), study.modalities)
+    batch, _ = as_batch(study.test, study.modalities, most=4)
     drawn = pictures.masks(recipe.model, batch, recipe.objective.masker, seed=seed)
     if drawn is not None:
         pictures.save(drawn, file)

@@ -38,10 +38,12 @@ class RunFlags:
     device: Annotated[str, "auto, cpu, cuda"] = "auto"
     precision: Annotated[Literal["32", "bf16", "fp16", "tf32"], "numbers in matrix products"] = "32"
     init: Annotated[Path | None, "weights to begin with, of ours or other projects"] = None
+    keep_memory: Annotated[bool, "reuse freed memory: quicker steps (Linux, glibc)"] = True
     resume: Annotated[Path | None, "checkpoint to go on from: .../checkpoints/last.ckpt"] = None
     limit: Annotated[int | None, "use only the first N rows of each part"] = None
     max_bad: Annotated[float, "share of unreadable samples at which the run fails"] = 0.2
     label: Annotated[str, "column with the classes that probes tell apart"] = "label"
+    online_knn: Annotated[bool, "kNN accuracy after every epoch; reads all rows for it"] = True
     evaluate: Annotated[
         tuple[str, ...], "beside linear probe and kNN: svm, few-shot, finetune"
     ] = ()

@@ -1,0 +1,180 @@
+"""Masked pre-training on clips: your videos or folders of frames, or made ones.
+
+python experiments/video.py --data CLIPS --out runs/clips
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from multimask.checkpoints import load
+from multimask.cli.data import as_batch, parts_of
+from multimask.cli.experiment import RunFlags, Study, build_recipe, carry_out
+from multimask.cli.flags import run
+from multimask.datasets.formats.videos import VideoReader
+from multimask.datasets.frame_sampling import FrameSampler, Strided, Uniform
+from multimask.datasets.layouts.frame_folders import frame_folders
+from multimask.datasets.layouts.kinetics import kinetics, listed_clips
+from multimask.datasets.layouts.something_something import something_v1, something_v2
+from multimask.datasets.layouts.ucf101 import ucf101
+from multimask.datasets.synthetic_video import moving_cameras
+from multimask.datasets.table import Table
+from multimask.datasets.transforms import MultiScaleCrop, ResizeCrop
+from multimask.modalities.video import Tubelets
+from multimask.modalities.video_pictures import reconstructed_clips, save_gif
+from multimask.tokens import Step
+
+LAYOUTS: dict[str, Callable[..., Table]] = {
+    "ucf101": ucf101,
+    "kinetics": kinetics,
+    "something-v1": something_v1,
+    "something-v2": something_v2,
+    "lines": listed_clips,
+    "frame-folders": frame_folders,
+}
+ANIMATED = 4  # clips in reconstructions.gif
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunFlags):
+    """Pre-train a masked autoencoder on clips and show what it learned."""
+
+    out: Annotated[Path, "run folder"] = Path("runs/video")
+    method: Annotated[str, "pre-training method: videomae, videomae-v2, mae"] = "videomae"
+    epochs: Annotated[int, "passes over the training rows"] = 40
+    batch_size: Annotated[int, "samples an optimiser step"] = 32
+    layout: Annotated[
+        str | None, f"how --data is laid out, if as published: {', '.join(LAYOUTS)}"
+    ] = None
+    frames: Annotated[int | None, "frames of a clip; default 16, made clips 8"] = None
+    stride: Annotated[int | None, "take every n-th frame; default 4, made clips 1"] = None
+    sampling: Annotated[
+        Literal["strided", "uniform"], "a window of frames, or frames spread over the whole file"
+    ] = "strided"
+    image_size: Annotated[int | tuple[int, ...] | None, "pixels; default 96, made clips 64"] = None
+    patch: Annotated[int | tuple[int, ...] | None, "pixels of a tubelet; 16, made clips 8"] = None
+    tubelet: Annotated[int, "frames of a tubelet"] = 2
+    rate: Annotated[float | None, "frames a second of folders of frames, which do not say"] = None
+    held_out: Annotated[float, "share held out for testing where the data name no split"] = 0.25
+    split_by: Annotated[str | None, "column (subject, source) whose values stay together"] = None
+    online_knn: Annotated[bool, "kNN accuracy after every epoch; reads all rows for it"] = False
+
+
+# made clips: a model that two cores train in minutes (4 x 8 x 8 tubelets)
+MADE: dict[str, Any] = {
+    "frames": 8,
+    "stride": 1,
+    "image_size": 64,
+    "patch": 8,
+    "width": 128,
+    "depth": 4,
+    "heads": 4,
+    "decoder_width": 64,
+    "decoder_depth": 2,
+    "decoder_heads": 4,
+    "lr": 1e-3,
+}
+# files: 8 x 6 x 6 tubelets; with a GPU say --size base --image-size 224 --batch-size 256
+FILES: dict[str, Any] = {"frames": 16, "stride": 4, "image_size": 96, "patch": 16}
+
+
+def main(config: Config) -> dict[str, Any]:
+    config = with_defaults(config, MADE if config.data is None else FILES)
+    tokenizer = Tubelets(
+        config.frames or 16,
+        sides(config.image_size, "--image-size"),
+        sides(config.patch, "--patch"),
+        config.tubelet,
+    )
+    train, test = parts(config, tokenizer)
+    label = config.label if config.label in train.columns else None
+    study = Study({"video": tokenizer}, train, test, label)
+    metrics = carry_out(config, study)
+    animate(config, study)
+    return metrics
+
+
+def with_defaults(config: Config, defaults: Mapping[str, Any]) -> Config:
+    """Flags that were not given take the value that suits the data; one that names a size wants
+    the size's own numbers."""
+    sizes = {"width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads"}
+    skipped = set() if config.size == "tiny" else sizes
+    unset = {
+        name: value
+        for name, value in defaults.items()
+        if getattr(config, name) is None and name not in skipped
+    }
+    return replace(config, **unset)
+
+
+def sides(size: int | tuple[int, ...] | None, flag: str) -> tuple[int, int]:
+    """(height, width) of a flag that may give one side of a square."""
+    given = (size, size) if isinstance(size, int) else size or ()
+    if len(given) != 2:
+        raise ValueError(f"{flag}: write one side, 64, or height x width, 96x160.")
+    return given[0], given[1]
+
+
+def parts(config: Config, tokenizer: Tubelets) -> tuple[Table, Table]:
+    """Training rows, cropped at random where files are the user's, and test rows."""
+    frames = tokenizer.frames
+    sampler: FrameSampler = Strided(frames, config.stride or 1)
+    if config.sampling == "uniform":
+        sampler = Uniform(frames)
+    size = sides(config.image_size, "--image-size")
+    plain = VideoReader(sampler, ResizeCrop(size, interpolation="bilinear"), config.rate)
+    if config.data is None:
+        table = moving_cameras(frames=frames * (config.stride or 1), size=max(size))
+    else:
+        table = opened(config.data, config.layout, plain)
+    train, test = split(table.with_readers(video=plain), config)
+    train, test = checked(train, config, "train"), checked(test, config, "test")
+    if config.data is None:
+        return train, test
+    return train.with_readers(video=replace(plain, transform=MultiScaleCrop(size))), test
+
+
+def opened(path: Path, layout: str | None, reader: VideoReader) -> Table:
+    if layout is None:
+        return Table.open(path, modality="video", reader=reader)
+    if layout not in LAYOUTS:
+        raise ValueError(f"--layout {layout}: layouts are {', '.join(LAYOUTS)}.")
+    return LAYOUTS[layout](path, reader=reader)
+
+
+def split(table: Table, config: Config) -> tuple[Table, Table]:
+    if config.split_by is None:
+        return parts_of(table, config.held_out, config.limit)
+    train, test = table.split_off(config.held_out, seed=0, by=config.split_by)
+    return (
+        (train, test)
+        if config.limit is None
+        else (train.head(config.limit), test.head(config.limit))
+    )
+
+
+def checked(table: Table, config: Config, part: str) -> Table:
+    """Every file is asked about once, before anything is trained, unless the table says already;
+    what was found is kept in the run folder, as a listing that --data takes."""
+    if "video.access" in table.columns:
+        return table
+    bad, table = table.check(workers=max(1, config.workers))
+    table.write_csv(config.out / f"{part}.csv")
+    for name, reason in bad:
+        print(f"cannot be read: {name}: {reason}")
+    return table
+
+
+def animate(config: Config, study: Study) -> None:
+    """Moving reconstructions of some held-out clips, by the model of the first seed."""
+    model = load(config.out / "model")
+    batch, _ = as_batch(study.test, study.modalities, most=ANIMATED)
+    masker = build_recipe(config, study.modalities).objective.masker
+    file = config.out / "reconstructions.gif"
+    save_gif(file, reconstructed_clips(model, batch, masker, Step(config.seed)), seconds=1.5)
+    print(f"moving            {file}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main, Config))
