@@ -8,8 +8,10 @@ import yaml
 
 from multimask import plugins
 from multimask.cli.flags import size
+from multimask.datasets.cells import stored_arrays
 from multimask.datasets.table import Table
 from multimask.masking import Masker, Ratio
+from multimask.masking.budgets import Counting
 from multimask.modality import Tokenizer, collate
 from multimask.model import MaskedModel
 from multimask.plugins import name_of
@@ -43,8 +45,8 @@ def value_of(text: str) -> Any:
     return yaml.safe_load(text)
 
 
-def masker_of(name: str, ratio: float) -> Masker:
-    return Masker(plugins.load("parts", name)(), Ratio(ratio))
+def masker_of(name: str, ratio: float, counting: Counting = "visible") -> Masker:
+    return Masker(plugins.load("parts", name)(), Ratio(ratio, counting=counting))
 
 
 def reader_of(kind: str, tokenizer: Tokenizer, augment: bool) -> Any:
@@ -61,10 +63,15 @@ def open_table(path: Path, modality: str, kind: str, tokenizer: Tokenizer) -> Ta
 
 
 def file_table(path: Path, modality: str, kind: str, tokenizer: Tokenizer) -> Table:
-    """A table, or a single file as a table of one row."""
-    if path.is_dir() or path.suffix.lower() in TABLES or not path.exists():
-        return open_table(path, modality, kind, tokenizer)
+    """A table, or a single file as a table of one row. A NPY of as many axes as the reader's
+    `array_dims` says one sample has is a file, one with more of them a table."""
     reader = reader_of(kind, tokenizer, augment=False)
+    dims = getattr(reader, "array_dims", None)
+    single = path.suffix.lower() == ".npy" and dims is not None and path.is_file()
+    if not (single and stored_arrays(path, modality)[modality].ndim == dims) and (
+        path.is_dir() or path.suffix.lower() in TABLES or not path.exists()
+    ):
+        return Table.open(path, modality=modality, reader=reader)
     return Table.of({modality: [path.name]}, {modality: reader}, root=path.parent)
 
 
