@@ -11,10 +11,10 @@ from torch import Generator, Tensor
 from multimask.datasets.formats.dicom import is_dicom, open_dicom
 from multimask.datasets.formats.files import AnyPath, decoding, opened
 from multimask.datasets.formats.metaimage import open_metaimage
-from multimask.datasets.formats.nifti import GZIP, is_nifti, open_nifti
+from multimask.datasets.formats.nifti import GZIP, is_nifti, open_nifti, write_nifti
 from multimask.datasets.formats.nrrd import open_nrrd
 from multimask.datasets.formats.voxels import Voxels, check_voxels
-from multimask.datasets.volume_transforms import Orient, VolumeTransform
+from multimask.datasets.volume_transforms import Orient, VolumeTransform, steps
 from multimask.datasets.volumes import Volume, as_volume
 from multimask.tokens import BadSample
 
@@ -70,6 +70,21 @@ class VolumeReader:
             )
         if not isinstance(self.transforms, tuple):
             raise ValueError("VolumeReader: transforms must be a tuple.")
+
+    @classmethod
+    def fitted(cls, tokenizer: Any, augment: bool) -> "VolumeReader":
+        """The reader that gives a tokenizer its size, spacing, channels and intensities: random
+        boxes to train on (`augment`), else the middle of a volume."""
+        made = steps(tokenizer.size, tokenizer.spacing, tokenizer.intensity, augment=augment)
+        return cls(transforms=made, channels=tokenizer.channels)
+
+    def write(self, path: AnyPath, value: Volume, data: Shaped[Tensor, "c z y x"]) -> None:
+        """Other data of a volume that was read, as NIfTI on the grid and in the numbers of the file
+        that it came from."""
+        write_nifti(path, replace(value, data=data))
+
+    writes = ".nii.gz"
+    """What files that `write` makes end in."""
 
     def probe(self, source: Source) -> dict[str, Any]:
         """What the header says: sizes, spacing in mm, orientation, dtype, format, channels.
