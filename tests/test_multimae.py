@@ -9,12 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from multimask import load
 from multimask.checkpoints.layouts import multimae as layout
+from multimask.methods.bm_mae import bm_mae
 from multimask.methods.multimae import multimae
 from multimask.methods.recipe import Recipe
 from multimask.modalities.depth_maps import DepthMaps
 from multimask.modalities.image import ImagePatches
 from multimask.modalities.label_maps import LabelMaps
+from multimask.modalities.volume import VolumePatches
 from multimask.modality import collate
 from multimask.tokens import Batch, Sample, Step
 
@@ -226,3 +229,33 @@ def test_timm_weights_become_an_encoder_and_go_back() -> None:
     moved = dict(timm, pos_embed=timm["pos_embed"] + 1, cls_token=timm["cls_token"] - 1)
     again = layout.from_timm(moved)
     torch.testing.assert_close(again["global_tokens"], theirs["global_tokens"])
+
+
+def test_a_file_of_theirs_is_found_and_loaded(tmp_path: Path) -> None:
+    recipe = shaken(built())
+    theirs = layout.to_theirs(*states(recipe), patch=(8, 8))
+    torch.save({"model": theirs}, tmp_path / "multimae.pth")
+    told: list[str] = []
+    model = load(tmp_path / "multimae.pth", tell=told.append, heads=2, decoder_heads=2)
+    assert "norm_rgb" in told[0]
+    for key, value in recipe.model.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+    model.export(tmp_path / "again.safetensors", layout="multimae")
+    again = load(tmp_path / "again.safetensors", tell=None, heads=2, decoder_heads=2)
+    batch = put(recipe, sample(1))
+    wanted = recipe.model.eval().encode(put(recipe, sample(1, "depth", "semseg")))
+    assert torch.equal(again.encode(batch, modalities=["depth", "semseg"]).tokens, wanted.tokens)
+
+
+def test_a_bm_mae_file_is_found_and_loaded(tmp_path: Path) -> None:
+    names = ("t1", "t1ce", "t2", "flair")
+    sizes: Any = {"width": 48, "depth": 1, "heads": 2, "mlp": 24, "decoder_width": 24}
+    sizes |= {"decoder_depth": 1, "decoder_heads": 2, "decoder_mlp": 24}
+    model = bm_mae({name: VolumePatches(8, 4) for name in names}, **sizes).model.eval()
+    for name in names[1:]:
+        head = cast(Any, model.adapters[name]).pred
+        head.load_state_dict(cast(Any, model.adapters["t1"]).pred.state_dict())
+    model.export(tmp_path / "bmmae.pth", layout="bm-mae")
+    again = load(tmp_path / "bmmae.pth", tell=None, heads=2, decoder_heads=2)
+    batch = collate([{"id": "x", "t1": torch.randn(1, 8, 8, 8)}], model.tokenizers)
+    assert torch.equal(again.encode(batch).tokens, model.encode(batch).tokens)

@@ -6,13 +6,19 @@ are equal as published, and going over they must be.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-State = Mapping[str, Tensor]
+from multimask import plugins
+from multimask.checkpoints.layouts.foreign import Foreign, State, heads_of, told_difference
+from multimask.modality import Tokenizer
+from multimask.model import MaskedModel
+from multimask.nn.task_decoders import TaskDecoders
 
 KINDS = ("weight", "bias")
 INNER = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
@@ -33,6 +39,75 @@ NESTED = ("depth",)  # whose adapter holds a linear one
 def matches(keys: Collection[str]) -> bool:
     """Whether these are the keys of a MultiMAE pre-training file."""
     return bool(inputs_of(keys)) and bool(outputs_of(keys)) and set(keys) == wanted(keys)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the weights do not tell. stride: of label maps, in pixels of the pictures."""
+
+    heads: int | None = None
+    decoder_heads: int = 8
+    stride: int = 4
+
+
+def read(state: State, facts: Facts) -> Foreign:
+    """Their entries as a model of ours. Outputs that are no inputs (`norm_rgb`) belong to the
+    objective of pre-training: `to_ours` gives them, a model has no use for them."""
+    if not matches(state):
+        raise ValueError(f"multimae layout: {told_difference(state, wanted(state))}")
+    weights, extra = to_ours(state)
+    tokenizers = {name: tokenizer_of(state, name, facts.stride) for name in inputs_of(state)}
+    width = state["global_tokens"].shape[2]
+    first = f"output_adapters.{outputs_of(state)[0]}"
+    model = plugins.load("methods", "multimae")(
+        tokenizers,
+        width=width,
+        depth=depth(state, "encoder"),
+        heads=facts.heads or heads_of(width, "heads"),
+        decoder_width=state[f"{first}.mask_token"].shape[2],
+        decoder_depth=depth(state, f"{first}.decoder_transformer"),
+        decoder_heads=facts.decoder_heads,
+        normed=(),
+    ).model
+    model.load_state_dict(weights)
+    unused = sorted({key.split(".")[1] for key in extra})
+    return Foreign(model.eval(), tuple(f"output_adapters.{name}" for name in unused))
+
+
+def tokenizer_of(state: State, name: str, stride: int) -> Tokenizer:
+    stem = f"input_adapters.{name}"
+    kernel, side = state[f"{stem}.proj.weight"], state[f"{stem}.pos_emb"].shape[-1]
+    patch, channels = kernel.shape[-1], kernel.shape[1]
+    if f"{stem}.class_emb.weight" in state:
+        classes, numbers = state[f"{stem}.class_emb.weight"].shape
+        sizes = side * patch * stride, patch * stride, stride
+        return plugins.load("modalities", "label-map")(classes, *sizes, width=numbers)
+    if name in NESTED:
+        return plugins.load("modalities", "depth-map")(side * patch, patch)
+    return plugins.load("modalities", "image")(side * patch, patch, channels)
+
+
+def write(model: MaskedModel) -> dict[str, Tensor]:
+    """The model's weights in their names, without outputs that only pre-training has.
+
+    Raises: ValueError for a model that this layout cannot hold.
+    """
+    decoder = model.decoder
+    if not isinstance(decoder, TaskDecoders) or set(decoder.tasks) != set(model.slots):
+        raise ValueError("multimae layout: it holds a decoder an output (`TaskDecoders`).")
+    state = {k: v.detach().cpu() for k, v in cast(dict[str, Tensor], model.state_dict()).items()}
+    sides = {name: getattr(t, "patch", None) for name, t in model.tokenizers.items()}
+    patches = {(side, side) if isinstance(side, int) else side for side in sides.values()}
+    (patch,) = patches if len(patches) == 1 else (None,)
+    if patch is None or any(f"{adapter_of(n)}.position.table" not in state for n in sides):
+        raise ValueError(
+            f"multimae layout: it holds maps of one patch size with tables, not {sides}."
+        )
+    strides = {s for t in model.tokenizers.values() if (s := getattr(t, "stride", None))}
+    if len(strides) > 1:
+        raise ValueError(f"multimae layout: it holds label maps of one stride, not {strides}.")
+    made = to_theirs(state, None, patch, next(iter(strides), 1))
+    return {key: value.clone().contiguous() for key, value in made.items()}
 
 
 def inputs_of(keys: Collection[str]) -> list[str]:
