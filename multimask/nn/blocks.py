@@ -32,8 +32,11 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "b q w"]:
         """With `last=q` only the last q tokens ask, all answer: queries of the rest are skipped."""
         if last is None:
-            qkv = rearrange(self.qkv(x), "b s (three h e) -> three b h s e", three=3, h=self.heads)
-            query, key, value = qkv.unbind(0)
+            # chunks, not an unbound axis: their gradients are put together in one copy, not two
+            query, key, value = (
+                rearrange(part, "b s (h e) -> b h s e", h=self.heads)
+                for part in self.qkv(x).chunk(3, dim=-1)
+            )
         else:
             width = x.shape[-1]
             weight, bias = self.qkv.weight, self.qkv.bias
@@ -42,9 +45,10 @@ class Attention(nn.Module):
             )
             answer = F.linear(x, weight[width:], None if bias is None else bias[width:])
             query = rearrange(ask, "b s (h e) -> b h s e", h=self.heads)
-            key, value = rearrange(
-                answer, "b s (two h e) -> two b h s e", two=2, h=self.heads
-            ).unbind(0)
+            key, value = (
+                rearrange(part, "b s (h e) -> b h s e", h=self.heads)
+                for part in answer.chunk(2, dim=-1)
+            )
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attend)
         return self.proj(rearrange(mixed, "b h s e -> b s (h e)"))
 
@@ -66,9 +70,10 @@ class CrossAttention(nn.Module):
         attend: Attend | None = None,
     ) -> Float[Tensor, "b q w"]:
         query = rearrange(self.q(x), "b q (h e) -> b h q e", h=self.heads)
-        key, value = rearrange(
-            self.kv(memory), "b s (two h e) -> two b h s e", two=2, h=self.heads
-        ).unbind(0)
+        key, value = (
+            rearrange(part, "b s (h e) -> b h s e", h=self.heads)
+            for part in self.kv(memory).chunk(2, dim=-1)
+        )
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attend)
         return self.proj(rearrange(mixed, "b h q e -> b q (h e)"))
 
