@@ -1,10 +1,10 @@
 """Made brains: four registered MRI contrasts of one subject from one map of tissues.
 
 For trying things out without data; no evidence about the real field. A subject has a smooth hull,
-folded grey matter, ventricles and thalami, skull and scalp, and perhaps a lesion with a rim that
-only the contrast-enhanced T1 shows and with oedema around. Every subject, ill or not, has small
-bright spots in the white matter, an own gain and an own bias field, so that neither the mean of a
-contrast nor a single voxel tells who is ill.
+folded grey matter, ventricles and thalami, skull and scalp. The ill have lesions with oedema around
+and a rim that only the contrast-enhanced T1 shows; the others have as many scars of the same size,
+and everybody small spots, an own gain and an own bias field, so that neither the mean of a contrast
+nor a single voxel tells who is ill.
 """
 
 import csv
@@ -37,7 +37,7 @@ SEMI_AXES = (62.0, 84.0, 68.0)  # z, y, x of the hull, mm
 @dataclass(frozen=True)
 class Brain:
     """contrasts: `(z, y, x)` float32 in arbitrary units. tissue: the map they were made from.
-    labels: 0 none, 1 oedema, 2 lesion and rim. ill: whether there is a lesion. spacing: mm."""
+    labels: 0 none, 1 oedema, 2 lesion and rim. ill: whether there are lesions. spacing: mm."""
 
     contrasts: dict[str, Float[np.ndarray, "z y x"]]
     tissue: UInt8[np.ndarray, "z y x"]
@@ -62,8 +62,7 @@ def made_brain(
     ).astype(np.float32)
     tissue = healthy_tissue(random, places, spacing)
     spots(random, places, tissue)
-    if ill:
-        add_lesion(random, places, tissue)
+    add_foci(random, places, tissue, ill)
     labels = np.zeros_like(tissue)
     labels[tissue == OEDEMA] = 1
     labels[(tissue == LESION) | (tissue == RIM)] = 2
@@ -120,19 +119,27 @@ def spots(
         put(random, places, tissue, WHITE, float(random.uniform(3, 9)), SCAR)
 
 
-def add_lesion(
+def add_foci(
     random: np.random.Generator,
     places: Float[np.ndarray, "3 z y x"],
     tissue: UInt8[np.ndarray, "z y x"],
+    ill: bool,
 ) -> None:
-    centre = centre_in(random, places, tissue, WHITE)
-    radius = random.uniform(7, 14)
-    stretch = random.uniform(0.8, 1.25, 3)
-    away = np.sqrt(sum(((p - c) / s) ** 2 for p, c, s in zip(places, centre, stretch, strict=True)))
-    brain = np.isin(tissue, (GREY, WHITE, OEDEMA, SCAR))
-    tissue[(away < radius + random.uniform(9, 12)) & np.isin(tissue, (WHITE, SCAR))] = OEDEMA
-    tissue[(away < radius) & brain] = RIM
-    tissue[(away < radius - 3.5) & brain] = LESION
+    """As many and as large ones in everybody: lesions with rim and oedema in the ill, all scar in
+    the others. So neither place nor size tells who is ill, and only the rim tells it clearly."""
+    for _ in range(int(random.integers(3, 7))):
+        centre = centre_in(random, places, tissue, WHITE)
+        radius, oedema = random.uniform(7, 12), random.uniform(5, 9)
+        stretch = random.uniform(0.8, 1.25, 3)
+        away = np.sqrt(
+            sum(((p - c) / s) ** 2 for p, c, s in zip(places, centre, stretch, strict=True))
+        )
+        brain = np.isin(tissue, (GREY, WHITE, OEDEMA, SCAR))
+        white = np.isin(tissue, (WHITE, SCAR))
+        tissue[(away < radius + oedema) & white] = OEDEMA if ill else SCAR
+        tissue[(away < radius) & brain] = RIM if ill else SCAR
+        if ill:
+            tissue[(away < radius - 3.5) & brain] = LESION
 
 
 def put(

@@ -62,7 +62,7 @@ class Config(RunFlags):
         Literal["bids", "brats", "dicom", "ixi", "msd"] | None, "--data is a public set's folder"
     ] = None
     modalities: Annotated[
-        tuple[str, ...], "scans of a sample, by column; default: scan, generated heads flair"
+        tuple[str, ...], "scans of a sample, by column; default: scan, generated heads t1ce"
     ] = ()
     channels: Annotated[int, "volumes along a file's fourth axis"] = 1
     volume_size: Annotated[int | tuple[int, ...] | None, "voxels (z, y, x) a model sees"] = None
@@ -81,6 +81,7 @@ class Config(RunFlags):
     segment: Annotated[str | None, "column with label maps to fine-tune on afterwards"] = None
     classes: Annotated[int | None, "label numbers, 0 among them; default: as found"] = None
     segment_epochs: Annotated[int, "passes of the fine-tuning"] = 40
+    segment_width: Annotated[int, "channels of its head at full resolution"] = 16
     segment_lr: Annotated[float, "its learning rate"] = 1e-3
 
 
@@ -159,7 +160,7 @@ def with_defaults(config: Config) -> Config:
         defaults = {n: v for n, v in defaults.items() if n != "normalise"}
     unset = {name: value for name, value in defaults.items() if getattr(config, name) is None}
     if config.data is None and not config.modalities:
-        unset["modalities"] = ("flair",)
+        unset["modalities"] = ("t1ce",)
     return replace(config, **unset)
 
 
@@ -305,7 +306,7 @@ def segmented(config: Config, study: Study, train: Table, test: Table) -> dict[s
         initial = build_recipe(config, study.modalities, study.method_arguments).model
         for model, scores in ((load(folder / "model"), pretrained), (initial, random_init)):
             torch.manual_seed(seed)
-            segmenter = Segmenter(model, classes)
+            segmenter = Segmenter(model, classes, config.segment_width)
             fit_segmenter(
                 segmenter,
                 learned_on,
