@@ -44,7 +44,7 @@ class Pretrain(RunFlags):
 def pretrain(flags: Pretrain) -> None:
     if flags.data is None:
         raise ValueError("pretrain: name your files with --data PATH.")
-    tokenizer = tokenizer_of(flags.kind, flags.set)
+    tokenizer = tokenizer_of(flags.kind, flags.set, flags.data)
     table = open_table(flags.data, flags.kind, flags.kind, tokenizer)
     train, test = parts_of(table, flags.held_out, flags.limit)
     augmenting = reader_of(flags.kind, tokenizer, augment=True)
@@ -150,7 +150,7 @@ def reconstruct(flags: Reconstruct) -> None:
     model = load(flags.model)
     table = model_table(model, flags.data).head(flags.limit)
     batch, skipped = as_batch(table, model.tokenizers)
-    masker = masker_of(flags.masker, flags.ratio)
+    masker = masker_of(flags.masker, flags.ratio, model.tokenizers)
     drawn = pictures.reconstruction_rows(model, batch, masker, Step(flags.seed))
     write_picture(drawn, flags.out)
     errors = evaluation.reconstruction_error(model, table, masker, seed=flags.seed)
@@ -179,11 +179,11 @@ class Masks:
 
 
 def masks(flags: Masks) -> None:
-    tokenizer = tokenizer_of(flags.kind, flags.set)
+    tokenizer = tokenizer_of(flags.kind, flags.set, flags.data)
     table = file_table(flags.data, flags.kind, flags.kind, tokenizer).head(flags.limit)
     batch, skipped = as_batch(table, {flags.kind: tokenizer})
     model = MaskedModel({flags.kind: tokenizer}, width=48, depth=1, heads=3)
-    masker = masker_of(flags.masker, flags.ratio)
+    masker = masker_of(flags.masker, flags.ratio, model.tokenizers)
     write_picture(pictures.masks(model, batch, masker, seed=flags.seed), flags.out)
     tokens = model.tokenize(batch)
     generators = Step(flags.seed).generators(batch.sample_ids, "masking")
@@ -211,7 +211,8 @@ def describe(flags: Describe) -> None:
         raise ValueError("describe: give either --model FOLDER or --kind NAME.")
     if flags.model is not None:
         ratio = 0.75 if flags.ratio is None else flags.ratio
-        print(load(flags.model).describe(masker_of(flags.masker or "random", ratio)))
+        model = load(flags.model)
+        print(model.describe(masker_of(flags.masker or "random", ratio, model.tokenizers)))
         return
     assert flags.kind is not None  # checked above
     study_modalities = {flags.kind: tokenizer_of(flags.kind, flags.set)}

@@ -12,6 +12,7 @@ from multimask.cli.flags import size
 from multimask.datasets.store import is_store, open_store, packings
 from multimask.datasets.table import Table
 from multimask.masking import Masker, Ratio
+from multimask.masking.rules import Rule
 from multimask.modality import Tokenizer, collate
 from multimask.model import MaskedModel
 from multimask.plugins import name_of
@@ -20,8 +21,9 @@ from multimask.tokens import BadSample, Batch, Samples
 TABLES = (".csv", ".parquet", ".npy", ".npz")
 
 
-def tokenizer_of(kind: str, settings: Sequence[str]) -> Tokenizer:
-    """A kind's tokenizer with fields given as `name=value`; sizes are written 96x160."""
+def tokenizer_of(kind: str, settings: Sequence[str], data: Path | None = None) -> Tokenizer:
+    """A kind's tokenizer with fields given as `name=value`; sizes are written 96x160. What is not
+    given the files may tell, where the kind's reader knows how (`suggests`)."""
     made: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
@@ -29,6 +31,11 @@ def tokenizer_of(kind: str, settings: Sequence[str]) -> Tokenizer:
             raise ValueError(f"--set {setting}: write name=value.")
         made[name.strip()] = value_of(text)
     cls = plugins.load("modalities", kind)
+    if data is not None and kind in plugins.available("readers"):
+        reader = plugins.load("readers", kind)
+        made = (reader.suggests(data) if hasattr(reader, "suggests") else {}) | made
+    if hasattr(cls, "spelled"):  # it has fields that are no plain words and numbers
+        made = cls.spelled(made)
     plugins.check_arguments(f"kind {kind!r}", cls, made)
     return cls(**made)
 
@@ -45,8 +52,15 @@ def value_of(text: str) -> Any:
     return yaml.safe_load(text)
 
 
-def masker_of(name: str, ratio: float) -> Masker:
-    return Masker(plugins.load("parts", name)(), Ratio(ratio))
+def rule_of(name: str, tokenizers: Mapping[str, Tokenizer]) -> Rule:
+    """A masker's rule by name. One that must know what is masked (body parts: the skeleton) is
+    `fitted` to the first tokenizer; a rule for several kinds is built in Python."""
+    cls = plugins.load("parts", name)
+    return cls.fitted(next(iter(tokenizers.values()))) if hasattr(cls, "fitted") else cls()
+
+
+def masker_of(name: str, ratio: float, tokenizers: Mapping[str, Tokenizer]) -> Masker:
+    return Masker(rule_of(name, tokenizers), Ratio(ratio))
 
 
 def reader_of(kind: str, tokenizer: Tokenizer, augment: bool) -> Any:
@@ -84,10 +98,13 @@ def open_packed(path: Path, modality: str, reader: Any) -> Table:
 
 
 def file_table(path: Path, modality: str, kind: str, tokenizer: Tokenizer) -> Table:
-    """A table, or a single file as a table of one row."""
-    if is_store(path) or path.is_dir() or path.suffix.lower() in TABLES or not path.exists():
-        return open_table(path, modality, kind, tokenizer)
+    """A table, or a single file as a table of one row. An array file holds many samples unless the
+    kind's reader says that it is one (`whole_arrays`)."""
     reader = reader_of(kind, tokenizer, augment=False)
+    arrays = path.suffix.lower() in (".npy", ".npz") and getattr(reader, "whole_arrays", False)
+    listed = path.suffix.lower() in TABLES and not arrays
+    if is_store(path) or path.is_dir() or listed or not path.exists():
+        return open_table(path, modality, kind, tokenizer)
     return Table.of({modality: [path.name]}, {modality: reader}, root=path.parent)
 
 
