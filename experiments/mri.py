@@ -68,9 +68,9 @@ class Config(RunFlags):
     volume_size: Annotated[int | tuple[int, ...] | None, "voxels (z, y, x) a model sees"] = None
     patch: Annotated[int | tuple[int, ...] | None, "voxels (z, y, x) of a patch"] = None
     spacing: Annotated[tuple[float, ...], "resample to this voxel size, mm or z,y,x mm"] = ()
-    window: Annotated[
-        str, "CT, instead of z-scores: soft, lung, bone, brain, or --window=LOW,HIGH in HU"
-    ] = ""
+    intensity: Annotated[
+        str, "zscore, given (packed so), or a CT window: soft, lung, bone, brain, =LOW,HIGH in HU"
+    ] = "zscore"
     foreground: Annotated[bool, "cut away the air around first; single scans only"] = False
     ragged: Annotated[
         bool | None, "take scans so small that no token is hidden; default: of one modality"
@@ -225,7 +225,7 @@ def reader(
         flip=config.flip,
     )
     if config.foreground:
-        above = -300.0 if config.window else 0.0  # air in CT, or skull-stripped
+        above = 0.0 if isinstance(intensity(config), str) else -300.0  # HU: air is below
         made = (Orient("RAS"), CropForeground(above), *made[1:])
     return VolumeReader(made, channels=1 if labels else config.channels, labels=labels)
 
@@ -258,16 +258,17 @@ def spacing(config: Config) -> float | tuple[float, float, float] | None:
 
 
 def intensity(config: Config) -> str | tuple[float, float]:
-    """z-scores, or a CT window."""
-    if not config.window:
-        return "zscore"
-    if config.window in WINDOWS:
-        return WINDOWS[config.window]
+    """What is done to numbers: see `VolumePatches`."""
+    if config.intensity in ("zscore", "given"):
+        return config.intensity
+    if config.intensity in WINDOWS:
+        return WINDOWS[config.intensity]
     try:
-        low, high = map(float, config.window.split(","))
+        low, high = map(float, config.intensity.split(","))
     except ValueError as error:
         raise ValueError(
-            f"--window {config.window}: write {', '.join(WINDOWS)}, or =LOW,HIGH in HU."
+            f"--intensity {config.intensity}: write zscore, given, {', '.join(WINDOWS)}, or "
+            "=LOW,HIGH in HU."
         ) from error
     return low, high
 

@@ -145,7 +145,7 @@ def test_damaged_files_are_listed_and_nothing_else(carried: Carry, tmp_path: Pat
     [
         (("--modalities", "pd"), r"expected the columns \['pd'\] to hold files"),
         (("--segment", "mask"), r"'mask'\] to hold files"),
-        (("--window", "belly"), "--window belly: write soft, lung"),
+        (("--intensity", "belly"), "--intensity belly: write zscore"),
         (("--spacing", "1,2"), "--spacing"),
         (("--patch", "4x4"), "--patch: write one side"),
         (("--foreground", "--segment", "seg"), "--foreground: the box depends on the scan"),
