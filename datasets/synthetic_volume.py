@@ -1,10 +1,11 @@
 """Made brains: four registered MRI contrasts of one subject from one map of tissues.
 
 For trying things out without data; no evidence about the real field. A subject has a smooth hull,
-folded grey matter, ventricles and thalami, skull and scalp. The ill have lesions with oedema around
-and a rim that only the contrast-enhanced T1 shows; the others have as many scars of the same size,
-and everybody small spots, an own gain and an own bias field, so that neither the mean of a contrast
-nor a single voxel tells who is ill.
+folded grey matter, ventricles and thalami, skull and scalp. The ill have lesions with oedema
+around and a rim that only the contrast-enhanced T1 shows; the others have as many scars of the same
+size, and everybody has small spots, an own gain and an own bias field, so that neither the mean of
+a contrast nor a single voxel tells who is ill. How coarsely the cortex folds is the label: no voxel
+is likelier to be bright for it, only neighbours tell.
 """
 
 import csv
@@ -23,6 +24,10 @@ from multimask.datasets.volumes import new_volume
 
 CONTRASTS = ("t1", "t1ce", "t2", "flair")
 
+FOLDS = {"fine": 4.0, "usual": 6.5, "coarse": 10.0}
+"""How the cortex folds: mm over which its depth varies. The spread of the depth is the same, so no
+voxel's brightness is likelier with one than with another: only its neighbours tell."""
+
 OUTSIDE, BONE, CSF, GREY, WHITE, SCALP, OEDEMA, LESION, RIM, SCAR = range(10)
 SIGNAL: dict[str, tuple[float, ...]] = {
     "t1": (0.0, 0.1, 0.22, 0.62, 0.95, 1.10, 0.70, 0.45, 0.55, 0.70),
@@ -37,12 +42,14 @@ SEMI_AXES = (62.0, 84.0, 68.0)  # z, y, x of the hull, mm
 @dataclass(frozen=True)
 class Brain:
     """contrasts: `(z, y, x)` float32 in arbitrary units. tissue: the map they were made from.
-    labels: 0 none, 1 oedema, 2 lesion and rim. ill: whether there are lesions. spacing: mm."""
+    labels: 0 none, 1 oedema, 2 lesion and rim. ill: whether there are lesions. folds: one of
+    `FOLDS`. spacing: mm."""
 
     contrasts: dict[str, Float[np.ndarray, "z y x"]]
     tissue: UInt8[np.ndarray, "z y x"]
     labels: UInt8[np.ndarray, "z y x"]
     ill: bool
+    folds: str
     spacing: float
 
 
@@ -50,17 +57,18 @@ def made_brain(
     seed: int, subject: int, size: int = 80, contrasts: Sequence[str] = CONTRASTS
 ) -> Brain:
     """One subject: the same for the same seed, number and size, whichever contrasts are asked for.
-    Every second one is ill.
+    Every second one is ill, and every third pair has the same folds.
 
     >>> made_brain(0, subject=1, size=16).ill
     True
     """
     random = np.random.default_rng((seed, subject))
     ill, spacing = subject % 2 == 1, FIELD / size
+    folds = tuple(FOLDS)[subject // 2 % len(FOLDS)]
     places = np.stack(
         np.meshgrid(*[(np.arange(size) - (size - 1) / 2) * spacing] * 3, indexing="ij")
     ).astype(np.float32)
-    tissue = healthy_tissue(random, places, spacing)
+    tissue = healthy_tissue(random, places, spacing, FOLDS[folds])
     spots(random, places, tissue)
     add_foci(random, places, tissue, ill)
     labels = np.zeros_like(tissue)
@@ -71,11 +79,14 @@ def made_brain(
         if name in contrasts:
             own = np.random.default_rng((seed, subject, 2, number))
             scans[name] = scanned(own, tissue, SIGNAL[name], size)
-    return Brain(scans, tissue, labels, ill, spacing)
+    return Brain(scans, tissue, labels, ill, folds, spacing)
 
 
 def healthy_tissue(
-    random: np.random.Generator, places: Float[np.ndarray, "3 z y x"], spacing: float
+    random: np.random.Generator,
+    places: Float[np.ndarray, "3 z y x"],
+    spacing: float,
+    folds: float,
 ) -> UInt8[np.ndarray, "z y x"]:
     size = places.shape[1]
     semi = np.array(SEMI_AXES) * random.normal(1, 0.05, 3)
@@ -83,7 +94,7 @@ def healthy_tissue(
     warp = 2.5 * noise(random, size, size / 8)
     reach = np.sqrt(sum((p / s) ** 2 for p, s in zip(places, semi, strict=True)))
     inside = (1 - reach) * mean + warp  # mm below the hull
-    coarse, fine = noise(random, size, 6 / spacing), noise(random, size, 3.2 / spacing)
+    coarse, fine = noise(random, size, folds / spacing), noise(random, size, 3.2 / spacing)
     folded = 2 + 0.45 * inside + 4.2 * coarse + 1.2 * fine  # sulci reach about 15 mm deep
     side = np.abs(places[2])
     depth = np.where(inside > 2, np.minimum(folded, 1.6 * side), inside)
@@ -219,7 +230,8 @@ def write_brains(
     contrasts: Sequence[str] = CONTRASTS,
 ) -> Path:
     """Write subjects as NIfTI files, and `subjects.csv`: id, a column a contrast (blank = missing),
-    seg, label ("lesion" or "healthy"), split. Files that are there already are kept.
+    seg, label (how the cortex folds), lesions ("yes" or "no"), split. Files that are there already
+    are kept.
 
     missing: chance that a contrast of a subject was not taken; one always was. test: share of the
     last subjects. contrasts: which to write. Returns the CSV, which is written last.
@@ -231,7 +243,7 @@ def write_brains(
     listing = folder / "subjects.csv"
     temporary = listing.with_name(f".{os.getpid()}.csv")
     with open(temporary, "w", newline="") as file:
-        table = csv.DictWriter(file, ["id", *contrasts, "seg", "label", "split"])
+        table = csv.DictWriter(file, ["id", *contrasts, "seg", "label", "lesions", "split"])
         table.writeheader()
         table.writerows(rows)
     temporary.replace(listing)
@@ -265,7 +277,8 @@ def _written(
             "id": name,
             **{contrast: files.get(contrast, "") for contrast in contrasts},
             "seg": seg,
-            "label": "lesion" if subject % 2 else "healthy",
+            "label": tuple(FOLDS)[subject // 2 % len(FOLDS)],
+            "lesions": "yes" if subject % 2 else "no",
             "split": "train" if subject < subjects * (1 - test) else "test",
         }
 

@@ -129,7 +129,7 @@ def test_brains_are_written_as_a_table_with_holes(tmp_path: Path) -> None:
     assert lacking.any()
     assert not lacking.all(axis=0).any()
     assert list(table.columns["split"]).count("test") == 4
-    assert set(table.columns["label"]) == {"lesion", "healthy"}
-    seg = next(table[i]["seg"] for i in range(10) if table.columns["label"][i] == "lesion")
+    assert set(table.columns["label"]) == {"fine", "usual", "coarse"}
+    seg = next(table[i]["seg"] for i in range(10) if table.columns["lesions"][i] == "yes")
     assert seg.data.max() == 2
     np.testing.assert_allclose(seg.spacing, (12.5,) * 3)
