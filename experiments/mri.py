@@ -27,7 +27,7 @@ from multimask.datasets.layouts.brats import brats
 from multimask.datasets.layouts.dicom import dicom_series
 from multimask.datasets.layouts.ixi import ixi
 from multimask.datasets.layouts.msd import msd
-from multimask.datasets.synthetic_volume import heads
+from multimask.datasets.synthetic_volume import MIXED, heads
 from multimask.datasets.table import Table
 from multimask.datasets.volume_transforms import CropForeground, Orient, steps
 from multimask.modalities.volume import VolumePatches
@@ -62,7 +62,7 @@ class Config(RunFlags):
         Literal["bids", "brats", "dicom", "ixi", "msd"] | None, "--data is a public set's folder"
     ] = None
     modalities: Annotated[
-        tuple[str, ...], "scans of a sample, by column; default: scan, generated heads t1ce"
+        tuple[str, ...], "scans of a sample, by column; default: scan, generated heads mixed"
     ] = ()
     channels: Annotated[int, "volumes along a file's fourth axis"] = 1
     volume_size: Annotated[int | tuple[int, ...] | None, "voxels (z, y, x) a model sees"] = None
@@ -160,7 +160,7 @@ def with_defaults(config: Config) -> Config:
         defaults = {n: v for n, v in defaults.items() if n != "normalise"}
     unset = {name: value for name, value in defaults.items() if getattr(config, name) is None}
     if config.data is None and not config.modalities:
-        unset["modalities"] = ("t1ce",)
+        unset["modalities"] = (MIXED,)
     return replace(config, **unset)
 
 

@@ -188,9 +188,9 @@ def test_smaller_shares_of_labels_are_nested_and_in_proportion(made: Path) -> No
     table = Table.from_csv(made, ("flair",), VolumeReader())
     shares = [set(table.split_off(share)[1].columns["id"]) for share in (0.1, 0.4, 0.8)]
     assert shares[0] < shares[1] < shares[2]
-    fine = set(table.where(label="fine").columns["id"])
-    assert len(fine) == 8
-    assert [len(share & fine) for share in shares] == [1, 3, 6]
+    csf = set(table.where(label="csf").columns["id"])
+    assert len(csf) == 8
+    assert [len(share & csf) for share in shares] == [1, 3, 6]
     assert shares[1] == set(table.split_off(0.4)[1].columns["id"])
 
 
