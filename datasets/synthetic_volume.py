@@ -36,7 +36,7 @@ SIGNAL: dict[str, tuple[float, ...]] = {
     "t2": (0.0, 0.1, 1.20, 0.62, 0.42, 0.50, 0.85, 0.95, 0.80, 0.85),
     "flair": (0.0, 0.1, 0.12, 0.62, 0.50, 0.50, 1.05, 0.85, 0.90, 1.05),
 }
-NOISE = (0.035, 0.5)  # of a channel of the scanner: usual, and of the mixed contrast
+NOISE = (0.035, 0.3)  # of a channel of the scanner: usual, and of the mixed contrast
 FIELD = 200.0  # mm across the head's box
 SEMI_AXES = (62.0, 84.0, 68.0)  # z, y, x of the hull, mm
 

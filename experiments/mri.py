@@ -57,7 +57,7 @@ class Config(RunFlags):
 
     out: Annotated[Path, "run folder"] = Path("runs/mri")
     epochs: Annotated[int, "passes over the training rows"] = 30
-    batch_size: Annotated[int, "samples an optimiser step"] = 16
+    batch_size: Annotated[int, "samples an optimiser step"] = 8
     layout: Annotated[
         Literal["bids", "brats", "dicom", "ixi", "msd"] | None, "--data is a public set's folder"
     ] = None
@@ -77,7 +77,7 @@ class Config(RunFlags):
     ] = None
     flip: Annotated[float, "chance of exchanging left and right"] = 0.5
     held_out: Annotated[float, "share held out for testing where the data name no split"] = 0.25
-    subjects: Annotated[int, "heads generated when there are no data"] = 500
+    subjects: Annotated[int, "heads generated when there are no data"] = 400
     segment: Annotated[str | None, "column with label maps to fine-tune on afterwards"] = None
     classes: Annotated[int | None, "label numbers, 0 among them; default: as found"] = None
     segment_epochs: Annotated[int, "passes of the fine-tuning"] = 40
@@ -87,19 +87,20 @@ class Config(RunFlags):
 
 # generated heads: a small model that two cores train in minutes
 GENERATED = {
-    "volume_size": 48,
+    "volume_size": 32,
     "patch": 8,
-    "width": 96,
-    "depth": 4,
+    "width": 64,
+    "depth": 3,
     "heads": 4,
-    "decoder_width": 64,
+    "decoder_width": 48,
     "decoder_depth": 1,
     "decoder_heads": 4,
     "normalise": False,
-    "lr": 1.5e-3,
+    "lr": 2e-3,
 }
 # scans: what two cores train; with a GPU say --size base --volume-size 96 --patch 16
-SCANS = GENERATED | {"volume_size": 64, "width": 192, "heads": 6, "decoder_width": 96, "lr": 1e-3}
+SCANS = GENERATED | {"volume_size": 64, "width": 192, "depth": 4, "heads": 6}
+SCANS |= {"decoder_width": 96, "lr": 1e-3}
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -168,7 +169,7 @@ def opened(config: Config) -> Table:
     """The samples, by column; no file is read yet."""
     if config.data is None:
         size = max(sides(config.volume_size, "--volume-size"))
-        listing = heads(config.subjects, config.modalities, size=size)
+        listing = heads(config.subjects, config.modalities, size=size, test=0.5)
         return Table.from_csv(listing, (*config.modalities, "seg"), VolumeReader())
     if config.layout is not None:
         return LAYOUTS[config.layout](config.data)

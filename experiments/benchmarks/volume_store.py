@@ -63,7 +63,7 @@ def written(folder: Path, config: Config) -> list[Path]:
         random = np.random.default_rng(number)
         coarse = random.normal(size=(1 + config.size // 8,) * 3)
         smooth = zoom(coarse, 8, order=1)[: config.size, : config.size, : config.size]
-        noisy = 500 + 200 * smooth + random.normal(0, 15, smooth.shape)
+        noisy = 500 + 200 * smooth + random.normal(0, 15, (config.size,) * 3)
         files.append(folder / f"{number}.nii.gz")
         write_nifti(files[-1], new_volume(noisy[None]), dtype="int16")
     return files
