@@ -26,15 +26,20 @@ import numpy as np
 from multimask import plugins
 from multimask.datasets.columns import Column
 from multimask.datasets.readers import Reader, Readers, one_each
+from multimask.datasets.stores.assembly import FORMAT, PLAN, note
 from multimask.datasets.stores.entries import Entries
 from multimask.datasets.stores.hierarchy import ROOT, opened_group, stored_columns
-from multimask.datasets.stores.leaves import LeafReader
-from multimask.datasets.stores.packer import FORMAT, PLAN, note, pack
+from multimask.datasets.stores.leaves import Leaf, LeafReader
+from multimask.datasets.stores.packer import pack
 from multimask.datasets.stores.places import Folder, Place, place_of
 from multimask.datasets.stores.plan import VERSION, How, ModalityPlan, Packing, Plan
+from multimask.datasets.stores.sources import FromTable, Source, planned
+from multimask.datasets.stores.values import ALONE
 from multimask.datasets.table import Table
 
-__all__ = ["Packing", "is_store", "open_store", "pack_table", "packings"]
+__all__ = ["Packing", "is_store", "open_store", "pack_table", "pack_vectors", "packings"]
+
+VECTORS = 2048  # in a shard: what a kill loses at most
 
 
 def pack_table(
@@ -46,10 +51,30 @@ def pack_table(
     **hows: How,
 ) -> Table:
     """`Table.pack`; `told(done, of)` hears of every finished shard."""
-    pack(table, place_of(path), dict(hows), workers, rows_per_shard, told)
+    plan = planned(table, hows, rows_per_shard)
+    pack(FromTable(table), place_of(path), plan, workers, told)
     attributes = checked(place_of(path))["plan"]["modalities"]
     kept = {name: table.readers[name] for name in attributes if attributes[name]["reader"]}
     return open_store(path, kept)
+
+
+def pack_vectors(
+    source: Source,
+    path: str | Path,
+    name: str,
+    rows: int,
+    width: int,
+    digest: str,
+    told: Callable[[int, int], None] | None = None,
+) -> Table:
+    """Pack one float32 vector a row, computed range by range, resumable as `Table.pack` is.
+
+    digest: of all that the vectors depend on; a store that is there must have the same.
+    """
+    leaf = Leaf("float32", (width,), axes=1)
+    plan = ModalityPlan(Packing("arrays"), None, {ALONE: leaf}, ALONE)
+    pack(source, place_of(path), Plan(rows, VECTORS, digest, {name: plan}), told=told)
+    return open_store(path)
 
 
 def is_store(path: str | Path) -> bool:

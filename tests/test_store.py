@@ -413,6 +413,30 @@ def test_packing_again_changes_nothing(tmp_path: Path) -> None:
     assert {f: os.stat(f).st_mtime_ns for f in (tmp_path / "store").rglob("*")} == before
 
 
+def test_packing_again_repairs_what_is_damaged(photographs: Path, tmp_path: Path) -> None:
+    table, store = Table.open(photographs), tmp_path / "store"
+    table.pack(store, rows_per_shard=2)
+    before = files_of(store)
+    first, second, *_ = [
+        file for file in sorted((store / "image/file/c").rglob("*")) if file.is_file()
+    ]
+    first.write_bytes(first.read_bytes()[:-30])
+    second.write_bytes(second.read_bytes()[:99] + b"?" + second.read_bytes()[100:])
+    heard: list[int] = []
+    table.pack(store, rows_per_shard=2, told=lambda done, of: heard.append(done))
+    assert files_of(store) == before
+    assert heard == [3, 4]
+
+
+def test_a_shard_that_did_not_reach_the_disk_is_written_again(tmp_path: Path) -> None:
+    table, store = mixed(), tmp_path / "store"
+    with pytest.raises(Stop):
+        table.pack(store, rows_per_shard=2, told=stop_after(3))
+    lost = shard(store, "cloud/data")
+    lost.write_bytes(bytes(len(lost.read_bytes())))
+    same_tables(table, table.pack(store, rows_per_shard=2))
+
+
 # --- what is bad ----------------------------------------------------------------------------------
 
 

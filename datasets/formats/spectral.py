@@ -75,8 +75,11 @@ class SpectralReader:
 
     @classmethod
     def fitted(cls, tokenizer: Any, augment: bool) -> "SpectralReader":
-        """The reader that gives a tokenizer its `size`; mirrored at random where `augment`."""
-        return cls(size=tokenizer.size, flips=augment)
+        """The reader that gives a tokenizer its `size`, with the scale and nodata it remembers;
+        mirrored at random where `augment`."""
+        return cls(
+            scale=tokenizer.scale, nodata=tokenizer.nodata, size=tokenizer.size, flips=augment
+        )
 
     def open(self, source: Any) -> CubeFile:
         """The file's header, of the sample's index where the cell names one; or an array's."""

@@ -1,38 +1,38 @@
 """Packing: a range of rows at a time, in worker processes, each range whole or not at all.
 
 While it goes on, `.packing/` holds the plan and, of every range that is done, what readers found
-(state, shapes, problems). A range is done when that note lies there; its shards were written
-before. When all are, the small arrays are made of the notes, the group's `zarr.json` last: what has
-none is no store yet, and packing it again goes on.
+(state, shapes, problems). A range is done when that note lies there and its shards, which were
+written before, are whole. When all are, the small arrays are made of the notes, the group's
+`zarr.json` last: what has none is no store yet, and packing it again goes on. Packing a finished
+store again reads all its checksums and packs the ranges that are damaged.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from multimask.datasets.columns import Column
-from multimask.datasets.stores.entries import BAD, FACTS, MISSING, THERE
-from multimask.datasets.stores.hierarchy import (
-    ROOT,
-    declare,
-    keep,
-    keep_columns,
-    new_group,
-    written,
+from multimask.datasets.stores.assembly import (
+    FORMAT,
+    NOTES,
+    PLAN,
+    finish,
+    is_done,
+    note,
+    taken_up,
 )
+from multimask.datasets.stores.entries import BAD, FACTS, MISSING, THERE
+from multimask.datasets.stores.hierarchy import ROOT
 from multimask.datasets.stores.leaves import Leaf, LeafWriter
 from multimask.datasets.stores.places import PARTIAL, Place
-from multimask.datasets.stores.plan import VERSION, How, ModalityPlan, Plan, planned, value_of
-from multimask.datasets.stores.values import facts_text
+from multimask.datasets.stores.plan import ModalityPlan, Plan
+from multimask.datasets.stores.sources import Source, Value
+from multimask.datasets.stores.values import Arrays, facts_text
 from multimask.tokens import BadSample
-
-NOTES = ".packing"
-PLAN = f"{NOTES}/plan.json"
-FORMAT = "multimask"  # the group's attribute that says: a store
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,20 @@ class Failure:
 
 
 def pack(
-    table: Any,
+    source: Source,
     place: Place,
-    hows: dict[str, How],
+    wanted: Plan,
     workers: int = 0,
-    rows_per_shard: int | None = None,
     told: Callable[[int, int], None] | None = None,
 ) -> None:
-    """See `Table.pack`. `told(done, of)` hears of every finished range."""
-    wanted = planned(table, hows, rows_per_shard)
+    """Carry the plan out, or what is left of it. `told(done, of)` hears of finished ranges."""
     try:
         plan = agreed(place, wanted)
         if plan is None:
             return
-        while (uneven := carried_out(table, place, plan, workers, told)) is not None:
+        while (uneven := carried_out(source, place, plan, workers, told)) is not None:
             plan = with_ragged(place, plan, uneven)
-        finish(table, place, plan)
+        finish(source, place, plan)
     except OSError as error:
         raise OSError(
             f"pack: {place.name}: writing failed ({error.strerror or error}). What is written "
@@ -75,15 +73,15 @@ def pack(
 
 
 def agreed(place: Place, wanted: Plan) -> Plan | None:
-    """The plan to go on with: that of an unfinished store of the same data, else the one wanted.
-    None where the same store is there already.
+    """The plan to go on with: that of an unfinished or damaged store of the same data, else the
+    one wanted. None where the same store is there already, and whole.
 
     Raises: ValueError where something else is.
     """
     if place.has(ROOT):
         there = json.loads(place.read(ROOT)).get("attributes", {}).get(FORMAT, {})
         if there.get("plan", {}).get("digest") == wanted.digest:
-            return None
+            return taken_up(place, Plan.from_json(there["plan"]))
         raise ValueError(
             f"pack: {place.name}: expected nothing there, or this table packed alike, found "
             "another store or zarr group; choose another path, or delete it."
@@ -105,16 +103,17 @@ def agreed(place: Place, wanted: Plan) -> Plan | None:
 
 
 def carried_out(
-    table: Any,
+    source: Source,
     place: Place,
     plan: Plan,
     workers: int,
     told: Callable[[int, int], None] | None,
 ) -> Uneven | None:
     """Pack all ranges that are not done. The array that turned out ragged, if one did."""
-    done = {number for number in range(plan.shards) if place.has(note(number))}
-    left = [number for number in range(plan.shards) if number not in done]
-    for count, answer in enumerate(answers(Ranges(table, place, plan, left), workers), len(done)):
+    left = [number for number in range(plan.shards) if not is_done(place, plan, number)]
+    done = plan.shards - len(left)
+    source.begin([plan.range(number) for number in left])
+    for count, answer in enumerate(answers(Ranges(source, place, plan, left), workers), done):
         if isinstance(answer, Uneven):
             return answer
         if isinstance(answer, Failure):
@@ -142,49 +141,48 @@ def same(answer: Any) -> Any:
 class Ranges(Dataset[Any]):
     """Packs the range that it is asked for."""
 
-    table: Any
+    source: Source
     place: Place
     plan: Plan
     numbers: list[int]
+    owner: int = field(default_factory=os.getpid)
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def __getitem__(self, at: int) -> Uneven | Failure | None:
         number = self.numbers[at]
-        first = number * self.plan.rows
-        rows = range(first, min(first + self.plan.rows, self.plan.n))
+        rows = self.plan.range(number)
         try:
             found = {}
+            self.check_wanted()
             for modality, plan in self.plan.modalities.items():
-                answer = pack_modality(self.table, self.place, self.plan, modality, plan, rows)
+                answer = pack_modality(self.source, self.place, self.plan, modality, plan, rows)
                 if isinstance(answer, Uneven):
                     return answer
                 found[modality] = answer
+            self.check_wanted()
             self.place.write(note(number), [json.dumps(found).encode()])
         except OSError as error:
             return Failure(error.strerror or str(error))
         return None
 
+    def check_wanted(self) -> None:
+        """Ends a worker whose parent was killed: another may be packing by now."""
+        if self.owner not in (os.getpid(), os.getppid()):
+            raise SystemExit(1)
+
 
 def pack_modality(
-    table: Any, place: Place, whole: Plan, modality: str, plan: ModalityPlan, rows: range
+    source: Source, place: Place, whole: Plan, modality: str, plan: ModalityPlan, rows: range
 ) -> dict[str, Any] | Uneven:
     """Write a range's shards; what its note says: states, problems, lengths and shapes."""
     writers = {name: LeafWriter(leaf, whole.rows) for name, leaf in plan.leaves.items()}
     sides: dict[str, dict[int, tuple[int, ...]]] = {name: {} for name in plan.leaves}
     states, problems = [MISSING] * len(rows), dict[int, str]()
-    gone = table.columns[modality].missing
-    for row in rows:
-        if gone[row]:
-            continue
+    for row, value in source.values(modality, plan, rows):
         try:
-            record, arrays, facts = value_of(table, modality, row, plan.packing)
-            if record is not None:
-                arrays = arrays | {FACTS: np.frombuffer(facts_text(facts), np.uint8)}
-            arrays = {name: fitting(plan, name, array) for name, array in arrays.items()}
-            if record != plan.record:
-                raise BadSample(f"expected a value like {plan.record}, found {record}")
+            arrays = as_planned(plan, value)
         except (BadSample, OSError) as error:
             states[row - rows.start], problems[row] = BAD, reason(error)
             continue
@@ -204,6 +202,18 @@ def pack_modality(
         "problems": problems,
         "shapes": {name: shapes for name, shapes in sides.items() if shapes},
     }
+
+
+def as_planned(plan: ModalityPlan, value: Value | BadSample | OSError) -> Arrays:
+    """The arrays to write, facts among them. Raises what stands in place of a value."""
+    if isinstance(value, Exception):
+        raise value
+    record, arrays, facts = value
+    if record != plan.record:
+        raise BadSample(f"expected a value like {plan.record}, found {record}")
+    if record is not None:
+        arrays = arrays | {FACTS: np.frombuffer(facts_text(facts), np.uint8)}
+    return {name: fitting(plan, name, array) for name, array in arrays.items()}
 
 
 def reason(error: BadSample | OSError) -> str:
@@ -244,64 +254,3 @@ def with_ragged(place: Place, plan: Plan, uneven: Uneven) -> Plan:
     made = replace(plan, modalities=changed)
     place.write(PLAN, [json.dumps(made.to_json()).encode()])
     return made
-
-
-def finish(table: Any, place: Place, plan: Plan) -> None:
-    """Make one group of the shards and notes."""
-    notes = [json.loads(place.read(note(number))) for number in range(plan.shards)]
-    group, files = new_group({})
-    columns = {name: c for name, c in table.columns.items() if name not in plan.modalities}
-    for modality, of in plan.modalities.items():
-        found = [each[modality] for each in notes]
-        states = [state for each in found for state in each["states"]]
-        keep(group, f"{modality}/_state", np.array(states, np.uint8))
-        problems = {int(row): why for each in found for row, why in each["problems"].items()}
-        if problems:
-            whys = [problems.get(row) for row in range(plan.n)]
-            columns[f"{modality}.problem"] = Column.of(whys)
-        names = names_of(table, modality)
-        if names is not None:
-            columns[f"{modality}.file"] = names
-        for name, leaf in of.leaves.items():
-            longest = 1
-            if leaf.shape is None:
-                shapes = {
-                    int(r): s for each in found for r, s in each["shapes"].get(name, {}).items()
-                }
-                longest = keep_sides(group, f"{modality}/{name}", leaf, shapes, plan.n)
-            declare(group, f"{modality}/{name}", leaf, plan.n, plan.rows, longest)
-    hows = keep_columns(group, columns)
-    attributes = {"version": VERSION, "plan": plan.to_json(), "columns": hows}
-    group.update_attributes({FORMAT: attributes})
-    written(files, place)
-    for key in place.files():
-        if key.endswith(PARTIAL):
-            place.remove(key)
-    place.clear(NOTES)
-
-
-def keep_sides(group: Any, key: str, leaf: Leaf, found: dict[int, list[int]], n: int) -> int:
-    """Lengths in bytes and shapes of a ragged array, -1 where a row has none; the longest."""
-    lengths, shapes = np.full(n, -1), np.full((n, leaf.axes), -1)
-    for row, shape in found.items():
-        shapes[row] = shape
-        lengths[row] = np.prod(shape, dtype=int) * np.dtype(leaf.dtype).itemsize
-    keep(group, f"{key}.length", lengths)
-    keep(group, f"{key}.shape", shapes)
-    return int(lengths.max(initial=1))
-
-
-def names_of(table: Any, modality: str) -> Column | None:
-    """The paths of files, as the table had them; None for arrays."""
-    if f"{modality}.file" in table.columns:  # of a store that is packed again
-        return table.columns[f"{modality}.file"]
-    column = table.columns[modality]
-    values = column.values
-    texts = isinstance(values, np.ndarray) and values.dtype.kind in "TO"
-    if not texts or not any(isinstance(entry, str) for entry in column):
-        return None
-    return Column.of([entry if isinstance(entry, str) else None for entry in column])
-
-
-def note(number: int) -> str:
-    return f"{NOTES}/{number}.json"

@@ -17,7 +17,7 @@ from multimask.tokens import BadSample
 
 CHECK = 4  # bytes of a checksum
 NOTHING = 2**64 - 1  # offset and length of a chunk that is not there
-PIECE = 2**19  # bytes checked at a time, while they are in the processor's cache
+PIECE = 2**18  # bytes checked at a time, while they are in the processor's cache
 
 Index = UInt64[np.ndarray, "slots 2"]
 

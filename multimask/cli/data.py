@@ -1,17 +1,20 @@
 """From names on the command line to tokenizers, maskers, tables and batches."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from multimask import plugins
 from multimask.cli.flags import size
+from multimask.datasets.cells import stored_arrays
 from multimask.datasets.store import is_store, open_store, packings
 from multimask.datasets.table import Table
-from multimask.masking import Masker, Ratio
+from multimask.masking import Masker, masker_for
+from multimask.masking.budgets import Counting
 from multimask.masking.rules import Rule
 from multimask.modality import Tokenizer, collate
 from multimask.model import MaskedModel
@@ -22,15 +25,23 @@ TABLES = (".csv", ".parquet", ".npy", ".npz")
 
 
 def tokenizer_of(kind: str, settings: Sequence[str], data: Path | None = None) -> Tokenizer:
-    """A kind's tokenizer with fields given as `name=value`; sizes are written 96x160. What is not
-    given the files may tell, where the kind's reader knows how (`suggests`)."""
-    made: dict[str, Any] = {}
+    """A kind's tokenizer with fields given as `name=value`; sizes are written 96x160, and what
+    follows a value without a name is one more: `names=VV,VH`. What is not given the files may tell,
+    where the kind's reader knows how (`suggests`)."""
+    given: dict[str, list[Any]] = {}
+    name = ""
     for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals:
+        before, equals, text = setting.rpartition("=")
+        name = before.strip() if equals else name
+        if not name:
             raise ValueError(f"--set {setting}: write name=value.")
-        made[name.strip()] = value_of(text)
+        given.setdefault(name, []).append(value_of(text))
     cls = plugins.load("modalities", kind)
+    takes = inspect.signature(cls).parameters
+    made: dict[str, Any] = {
+        name: declared(values, takes[name].annotation if name in takes else None)
+        for name, values in given.items()
+    }
     if data is not None and kind in plugins.available("readers"):
         reader = plugins.load("readers", kind)
         made = (reader.suggests(data) if hasattr(reader, "suggests") else {}) | made
@@ -38,6 +49,19 @@ def tokenizer_of(kind: str, settings: Sequence[str], data: Path | None = None) -
         made = cls.spelled(made)
     plugins.check_arguments(f"kind {kind!r}", cls, made)
     return cls(**made)
+
+
+def declared(values: Sequence[Any], annotation: Any) -> Any:
+    """What a field holds: one value, or a tuple of them where there are several or the field is a
+    tuple of any length; whole numbers as floats where it holds only these."""
+    if mentions(annotation, float) and not mentions(annotation, int):
+        values = [float(value) if type(value) is int else value for value in values]
+    several = len(values) > 1 or get_args(annotation)[1:] == (Ellipsis,)
+    return tuple(values) if several else values[0]
+
+
+def mentions(annotation: Any, kind: type) -> bool:
+    return annotation is kind or any(mentions(inner, kind) for inner in get_args(annotation))
 
 
 def value_of(text: str) -> Any:
@@ -59,8 +83,10 @@ def rule_of(name: str, tokenizers: Mapping[str, Tokenizer]) -> Rule:
     return cls.fitted(next(iter(tokenizers.values()))) if hasattr(cls, "fitted") else cls()
 
 
-def masker_of(name: str, ratio: float, tokenizers: Mapping[str, Tokenizer]) -> Masker:
-    return Masker(rule_of(name, tokenizers), Ratio(ratio))
+def masker_of(
+    name: str, ratio: float, tokenizers: Mapping[str, Tokenizer], counting: Counting = "visible"
+) -> Masker:
+    return masker_for(rule_of(name, tokenizers), ratio, counting)
 
 
 def reader_of(kind: str, tokenizer: Tokenizer, augment: bool) -> Any:
@@ -99,10 +125,14 @@ def open_packed(path: Path, modality: str, reader: Any) -> Table:
 
 def file_table(path: Path, modality: str, kind: str, tokenizer: Tokenizer) -> Table:
     """A table, or a single file as a table of one row. An array file holds many samples unless the
-    kind's reader says that it is one (`whole_arrays`)."""
+    kind's reader says that it is one: always (`whole_arrays`), or a NPY of as many axes as one
+    sample has (`array_dims`)."""
     reader = reader_of(kind, tokenizer, augment=False)
-    arrays = path.suffix.lower() in (".npy", ".npz") and getattr(reader, "whole_arrays", False)
-    listed = path.suffix.lower() in TABLES and not arrays
+    suffix, dims = path.suffix.lower(), getattr(reader, "array_dims", None)
+    arrays = suffix in (".npy", ".npz") and getattr(reader, "whole_arrays", False)
+    if suffix == ".npy" and dims is not None and path.is_file():
+        arrays = stored_arrays(path, modality)[modality].ndim == dims
+    listed = suffix in TABLES and not arrays
     if is_store(path) or path.is_dir() or listed or not path.exists():
         return open_table(path, modality, kind, tokenizer)
     return Table.of({modality: [path.name]}, {modality: reader}, root=path.parent)
@@ -126,8 +156,11 @@ def only_modality(model: MaskedModel) -> str:
     return names[0]
 
 
-def parts_of(table: Table, held_out: float, limit: int | None) -> tuple[Table, Table]:
-    """Training and test rows: the data's own split, else a share held out by id."""
+def parts_of(
+    table: Table, held_out: float, limit: int | None, by: str | None = None
+) -> tuple[Table, Table]:
+    """Training and test rows: the data's own split, else a share held out by id, or by whole groups
+    of rows that agree in the column `by`."""
     train = test = None
     if "split" in table.columns:
         named = set(table.columns["split"])
@@ -135,7 +168,7 @@ def parts_of(table: Table, held_out: float, limit: int | None) -> tuple[Table, T
         if "train" in named and other is not None:
             train, test = table.where(split="train"), table.where(split=other)
     if train is None or test is None:
-        train, test = table.split_off(held_out, seed=0)
+        train, test = table.split_off(held_out, seed=0, by=by)
     return (train, test) if limit is None else (train.head(limit), test.head(limit))
 
 

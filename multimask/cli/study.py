@@ -37,6 +37,7 @@ class RunFlags:
     workers: Annotated[int, "processes that read data"] = 0
     device: Annotated[str, "auto, cpu, cuda"] = "auto"
     precision: Annotated[Literal["32", "bf16", "fp16", "tf32"], "numbers in matrix products"] = "32"
+    init: Annotated[Path | None, "weights to begin with, of ours or other projects"] = None
     keep_memory: Annotated[bool, "reuse freed memory: quicker steps (Linux, glibc)"] = True
     resume: Annotated[Path | None, "checkpoint to go on from: .../checkpoints/last.ckpt"] = None
     limit: Annotated[int | None, "use only the first N rows of each part"] = None

@@ -1,12 +1,12 @@
 """The masker: one ranking of every sample's tokens, cut by a budget, made into a Masking."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 
 import torch
 from jaxtyping import Bool
 from torch import Generator, Tensor
 
-from multimask.masking.budgets import Budget, Natural, Ratio
+from multimask.masking.budgets import Budget, Counting, Natural, Ratio
 from multimask.masking.context import Context
 from multimask.masking.rules import Rule, Ties, Uniform
 from multimask.masking.sharing import Shares, now, shared_scores
@@ -103,6 +103,20 @@ class Masker:
         if context.complete or not len(exists):
             return exists.shape[1]
         return int(exists.sum(dim=1).min())
+
+
+def masker_for(rule: Rule, ratio: float, counting: Counting = "visible") -> Masker:
+    """A rule with the budget that suits it: a rule that brings its own size keeps it, at this ratio
+    where it has one; any other hides the ratio of all tokens.
+
+    Raises: ValueError for a ratio that hides nothing or everything.
+    """
+    budget = Ratio(ratio, counting=counting)
+    if not getattr(rule, "natural", False):
+        return Masker(rule, budget)
+    if is_dataclass(rule) and "ratio" in {field.name for field in fields(rule)}:
+        rule = replace(rule, ratio=ratio)
+    return Masker(rule, Natural())
 
 
 def everything(exists: Bool[Tensor, "b n"], complete: bool = False) -> Masking:
