@@ -2,7 +2,8 @@
 
 from multimask.training.fit import fit
 from multimask.training.missing import settled
+from multimask.training.mixture import Mixture
 from multimask.training.result import FitResult, TrainingError
 from multimask.training.sampler import Draw, EpochSampler
 
-__all__ = ["Draw", "EpochSampler", "FitResult", "TrainingError", "fit", "settled"]
+__all__ = ["Draw", "EpochSampler", "FitResult", "Mixture", "TrainingError", "fit", "settled"]

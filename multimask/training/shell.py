@@ -24,7 +24,8 @@ from multimask.training.tape import Sums, Tape
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a step needs to know about the run. lr: at its peak. fused: the one-kernel optimiser."""
+    """What a step needs to know about the run. lr: at its peak. fused: the one-kernel optimiser.
+    weights: a checksum of how often rows are drawn, 0 for all alike."""
 
     seed: int
     batch_size: int
@@ -37,6 +38,7 @@ class Run:
     warmup: float | int
     min_lr: float
     fused: bool
+    weights: int = 0
 
     def __post_init__(self) -> None:
         _ = self.schedule  # raises for a warm-up that cannot be
@@ -53,7 +55,8 @@ class Run:
     @property
     def identity(self) -> dict[str, int]:
         """What a resumed run must share for its batches to be the same."""
-        return {"seed": self.seed, "batch_size": self.batch_size, "rows": self.num_rows}
+        made = {"seed": self.seed, "batch_size": self.batch_size, "rows": self.num_rows}
+        return made | {"weights": self.weights}
 
 
 class Shell(L.LightningModule):
@@ -270,9 +273,10 @@ class Shell(L.LightningModule):
         if saved is None:
             raise ValueError("resume: this checkpoint was not written by multimask's fit.")
         for name, value in self.run.identity.items():
-            if saved["identity"][name] != value:
+            was = saved["identity"].get(name, 0)  # before there were weights, there were none
+            if was != value:
                 raise ValueError(
-                    f"resume: the checkpoint was written with {name}={saved['identity'][name]}, "
+                    f"resume: the checkpoint was written with {name}={was}, "
                     f"this run has {name}={value}; its batches would not be the same."
                 )
         check_weights(checkpoint["state_dict"], self.state_dict())
