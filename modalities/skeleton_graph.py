@@ -1,6 +1,6 @@
 """Graph layers over joints that keep the lattice: every frame shares one small neighbour matrix."""
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -87,7 +87,7 @@ class GraphStack(nn.Module):
         exists = existing_slots(places)
         lattice = on_lattice(x, places, exists)
         joints, tapped = len(self.topology), []
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(cast(list[GraphLayer], list(self.layers))):
             frames = lattice.reshape(-1, joints, lattice.shape[-1])
             if asked is not None and index == len(self.layers) - 1:
                 heard = picked(layer.heard(frames).view(lattice.shape), asked)
