@@ -16,16 +16,18 @@ from multimask.model import MaskedModel
 from multimask.objectives.base import Objective
 from multimask.tokens import Sample, Samples
 from multimask.training import hardware
-from multimask.training.checkpoints import StopAfter
+from multimask.training.checkpoints import Checkpoints, StopAfter
 from multimask.training.loader import ReadAlike, loaders
 from multimask.training.missing import foreseen, settled, told
 from multimask.training.neighbours import Neighbours
+from multimask.training.profile import StepProfile
 from multimask.training.progress import Progress
 from multimask.training.result import FitResult
 from multimask.training.rows import Chosen, chosen_rows
 from multimask.training.shell import Run, Shell
 from multimask.training.snapshots import Snapshots, draw_curves
 from multimask.training.tape import Tape
+from multimask.training.termination import Terminate
 from multimask.training.trainer import carry_out, trainer_for
 
 log = logging.getLogger("multimask")
@@ -55,6 +57,9 @@ def fit(
     workers: int = 0,
     seed: int = 0,
     compile: bool = False,
+    recompute: bool = False,
+    checkpoints: Checkpoints = Checkpoints(),  # noqa: B008 - frozen
+    profile: bool = False,
     max_bad: float = 0.2,
     max_visible_share: float = 0.75,
     drop_below: float | None = None,
@@ -72,7 +77,7 @@ def fit(
     micro-batches and ranks change at most the rounding of sums. For several ranks start the
     program with `torchrun`. Into `out` go `checkpoints/last.ckpt`, `log/metrics.csv`,
     `log/skipped.csv` where samples were left out, `reconstructions.png`, `pictures/` and
-    `curves.png`.
+    `curves.png`. On SIGTERM the run writes `last.ckpt` and exits with status 143.
 
     Args:
         batch_size: samples of one optimiser step, all ranks and micro-batches together. What is
@@ -88,6 +93,10 @@ def fit(
             `Objective.counts`).
         precision: "bf16", "fp16" and "tf32" only where the hardware has them.
         compile: encoder and decoder, in place.
+        recompute: compute their layers again in the backward pass instead of keeping what lies
+            between (activation checkpointing): less memory for about a third more time.
+        checkpoints: when they are written to `out`, and which stay.
+        profile: end with a table of where steps spend their time, and `profile.json`.
         max_bad: share of samples that may be unusable; they are skipped and listed.
         max_visible_share: where rows lack modalities, the largest share of the shortest row's
             tokens that stays visible (see `multimask.training.settled`).
@@ -109,6 +118,7 @@ def fit(
         seed=seed,
         batch_size=batch_size,
         num_rows=len(train.rows),
+        data=train.fingerprint(),
         steps_per_epoch=max(1, len(train.rows) // batch_size),
         epochs=epochs,
         lr=lr if lr_per is None else lr * batch_size / lr_per,
@@ -133,12 +143,15 @@ def fit(
             watching.append(Progress(shell))
         if limit_steps is not None:
             watching.append(StopAfter(limit_steps))
+        if profile:
+            watching.append(StepProfile(folder))
+        watching.append(terminate := Terminate(shell))
         trainer = trainer_for(
-            shell, place, precision, clip, folder, loggers, watching, resumed=since is not None
+            shell, place, precision, clip, folder, loggers, watching, checkpoints, since is not None
         )
         hardware.forget_peak(place)
         try:
-            carry_out(trainer, shell, data, place, precision, compile, since)
+            carry_out(trainer, shell, terminate, data, place, precision, compile, recompute, since)
         finally:
             leave(shell, folder, pictures)
         return result(shell, masker, place)

@@ -24,11 +24,13 @@ from multimask.training.tape import Sums, Tape
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a step needs to know about the run. lr: at its peak. fused: the one-kernel optimiser."""
+    """What a step needs to know about the run. data: which samples, in which order. lr: at its
+    peak. fused: the one-kernel optimiser."""
 
     seed: int
     batch_size: int
     num_rows: int
+    data: str
     steps_per_epoch: int
     epochs: int
     lr: float
@@ -51,9 +53,14 @@ class Run:
         return min(50, max(1, self.steps_per_epoch // 10))
 
     @property
-    def identity(self) -> dict[str, int]:
+    def identity(self) -> dict[str, int | str]:
         """What a resumed run must share for its batches to be the same."""
-        return {"seed": self.seed, "batch_size": self.batch_size, "rows": self.num_rows}
+        return {
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "rows": self.num_rows,
+            "data": self.data,
+        }
 
 
 class Shell(L.LightningModule):
@@ -270,10 +277,16 @@ class Shell(L.LightningModule):
         if saved is None:
             raise ValueError("resume: this checkpoint was not written by multimask's fit.")
         for name, value in self.run.identity.items():
-            if saved["identity"][name] != value:
+            before = saved["identity"][name]
+            if before != value and name == "data":
                 raise ValueError(
-                    f"resume: the checkpoint was written with {name}={saved['identity'][name]}, "
-                    f"this run has {name}={value}; its batches would not be the same."
+                    f"resume: the checkpoint was written on {self.run.num_rows} other samples than "
+                    "this run has, or in another order (by their ids); bring the same data."
+                )
+            if before != value:
+                raise ValueError(
+                    f"resume: the checkpoint was written with {name}={before}, this run has "
+                    f"{name}={value}; its batches would not be the same."
                 )
         check_weights(checkpoint["state_dict"], self.state_dict())
         self.tape.load(saved["tape"], self.global_rank)
