@@ -29,6 +29,7 @@ from multimask import (
 from multimask.masking.context import Context
 from multimask.modalities.image import ImagePatches
 from multimask.nn.adapters import LinearAdapter, Target
+from multimask.nn.decoders import JointDecoder
 from multimask.nn.encoders import Encoder
 from multimask.nn.teacher import Teacher
 from multimask.tokens import Batch, Sample, Step, Term
@@ -533,7 +534,8 @@ def test_recomputed_layers_give_the_same_weights() -> None:
 
 def test_layers_are_called_as_a_whole() -> None:
     made = model()
-    assert made.decoder is not None
+    assert isinstance(made.encoder, Encoder)
+    assert isinstance(made.decoder, JointDecoder)
     assert layers([made]) == [*made.encoder.blocks, *made.decoder.blocks]
     assert layers([None, nn.Linear(2, 2)]) == []
 

@@ -141,6 +141,7 @@ def one_seed(flags: RunFlags, study: Study, seed: int, out: Path) -> SeedRun:
         device=flags.device,
         precision=flags.precision,
         clip=flags.clip,
+        strategy=flags.strategy,
         compile=flags.compile,
         recompute=flags.recompute,
         profile=flags.profile,

@@ -37,6 +37,7 @@ class RunFlags:
     workers: Annotated[int, "processes that read data"] = 0
     device: Annotated[str, "auto, cpu, cuda"] = "auto"
     precision: Annotated[Literal["32", "bf16", "fp16", "tf32"], "numbers in matrix products"] = "32"
+    strategy: Annotated[Literal["ddp", "fsdp"], "weights on every rank, or sharded"] = "ddp"
     compile: Annotated[bool, "compile encoder and decoder"] = False
     recompute: Annotated[bool, "activation checkpointing: less memory, more time"] = False
     profile: Annotated[bool, "say where steps spend their time"] = False

@@ -15,7 +15,7 @@ from multimask.masking.masker import Masker
 from multimask.model import MaskedModel
 from multimask.objectives.base import Objective
 from multimask.tokens import Sample, Samples
-from multimask.training import hardware
+from multimask.training import hardware, sharding
 from multimask.training.checkpoints import Checkpoints, StopAfter
 from multimask.training.loader import ReadAlike, loaders
 from multimask.training.missing import foreseen, settled, told
@@ -54,6 +54,7 @@ def fit(
     accumulate: int = 1,
     precision: hardware.Precision = "32",
     device: str = "auto",
+    strategy: hardware.Strategy = "ddp",
     workers: int = 0,
     seed: int = 0,
     compile: bool = False,
@@ -92,6 +93,8 @@ def fit(
             whole batch, but for terms whose counts only the device knows: these are averaged (see
             `Objective.counts`).
         precision: "bf16", "fp16" and "tf32" only where the hardware has them.
+        strategy: among several ranks "ddp" keeps all weights on each; "fsdp" shards those of the
+            layers, and their optimiser state. The result is the same.
         compile: encoder and decoder, in place.
         recompute: compute their layers again in the backward pass instead of keeping what lies
             between (activation checkpointing): less memory for about a third more time.
@@ -111,6 +114,7 @@ def fit(
     """
     place = hardware.chosen_device(device)
     hardware.check_precision(precision, place)
+    hardware.check_strategy(strategy)
     check(epochs, batch_size, accumulate, lr, max_bad, max_visible_share)
     folder, since = None if out is None else Path(out), checkpoint(resume)
     train, held = chosen_rows(samples, validation, seed, model.slots, drop_below)
@@ -126,10 +130,14 @@ def fit(
         weight_decay=weight_decay,
         warmup=warmup,
         min_lr=min_lr,
+        strategy=strategy,
         fused=not (precision == "fp16" and clip),  # its unscaling comes too late for clipping
     )
     with fitting(objective, model, train, held, max_visible_share) as masker:
-        shell = Shell(model, objective, run, Tape(max_bad))
+        learner = (model, objective)
+        if strategy == "fsdp":
+            learner = sharding.twins(learner)
+        shell = Shell(*learner, run, Tape(max_bad))
         alike = ReadAlike.of(held or train, model, masker, seed)
         data = loaders(
             shell, train, alike if held else None, accumulate, workers, place.type == "cuda"
@@ -154,6 +162,10 @@ def fit(
             carry_out(trainer, shell, terminate, data, place, precision, compile, recompute, since)
         finally:
             leave(shell, folder, pictures)
+        if strategy == "fsdp":
+            sharding.bring_back((model, objective), learner)
+            model.eval()
+            objective.eval()
         return result(shell, masker, place)
 
 

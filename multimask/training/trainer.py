@@ -61,7 +61,7 @@ def trainer_for(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # ours knows about ranks
             inference_mode=False,  # a table cached in that mode could not be trained with later
-            **hardware.placement(place),
+            **hardware.placement(place, shell.run.strategy),
         )
 
 
