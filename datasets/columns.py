@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any, overload
+from typing import Any, Protocol, overload, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,19 +16,30 @@ WHOLE = re.compile(r"-?(0|[1-9]\d*)")  # "007" is a name, not a number
 DECIMAL = re.compile(r"-?(0|[1-9]\d*)(\.\d*)?([eE][-+]?\d+)?")
 
 
+@runtime_checkable
+class Elsewhere(Protocol):
+    """Entries that lie somewhere else, in a store: they are found one by one."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Any: ...
+    @property
+    def missing(self) -> Bool[np.ndarray, " n"]: ...
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Column(Sequence[Any]):
     """A sequence whose missing entries are None, kept as one array.
 
     values: text as numpy's StringDType, blank where missing; numbers as a plain array; arrays (a
-        picture a row) as a tensor, which torch shares with workers; all else as Python objects.
-    rows: of a tensor, which of its rows the entries are, so that choosing copies no pictures.
+        picture a row) as a tensor, which torch shares with workers; entries of a store; all else
+        as Python objects.
+    rows: of a tensor or store, which of its rows the entries are: choosing copies no pictures.
 
     >>> list(Column.of(["cat", None, "dog"])), list(Column.of([1, 2]))
     (['cat', None, 'dog'], [1, 2])
     """
 
-    values: Shaped[np.ndarray, "n ..."] | Shaped[Tensor, "n ..."]
+    values: Shaped[np.ndarray, "n ..."] | Shaped[Tensor, "n ..."] | Elsewhere
     rows: Int[np.ndarray, " k"] | None = None
 
     @classmethod
@@ -37,6 +48,8 @@ class Column(Sequence[Any]):
     ) -> "Column":
         if isinstance(values, Column):
             return values
+        if isinstance(values, Elsewhere):
+            return cls(values)
         if isinstance(values, Tensor):
             return cls(values) if values.ndim > 1 else cls(values.numpy(force=True))
         if not isinstance(values, np.ndarray) or values.dtype.kind in "TUO":
@@ -68,7 +81,7 @@ class Column(Sequence[Any]):
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return self.take(np.arange(len(self))[index])
-        entry = self.values[index if self.rows is None else self.rows[index]]
+        entry = self.values[index if self.rows is None else int(self.rows[index])]
         if isinstance(entry, np.generic):
             return entry.item()
         return None if isinstance(entry, str) and not entry else entry
@@ -84,13 +97,18 @@ class Column(Sequence[Any]):
 
     @property
     def holds_arrays(self) -> bool:
-        """Whether entries are arrays, not numbers or text."""
+        """Whether entries are arrays, or lie in a store, and are not numbers or text."""
+        if not isinstance(self.values, np.ndarray | Tensor):
+            return True
         first = next((entry for entry in self if entry is not None), None)
         return isinstance(first, np.ndarray | Tensor)
 
     @property
     def missing(self) -> Bool[np.ndarray, " n"]:
         """Where the entry is None."""
+        if not isinstance(self.values, np.ndarray | Tensor):
+            missing = self.values.missing
+            return missing if self.rows is None else missing[self.rows]
         if isinstance(self.values, Tensor) or self.values.dtype.kind not in "TO":
             return np.zeros(len(self), bool)
         if self.values.dtype.kind == "T":

@@ -1,7 +1,8 @@
 """What a reader must say, and asking it about many files at once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Generator
@@ -18,6 +19,9 @@ class Reader(Protocol):
     suffixes: what its files end in, as a folder is searched. probe: what the header says, as named
     numbers and strings. read: the data; random augmentation draws from the generator, None is the
     deterministic reading. Both raise `BadSample` with one sentence. A reader may also take arrays.
+    Of files in a store, one with `takes_bytes = True` gets the bytes (`formats.files.FileBytes`),
+    any other a file while it reads. `packs_as` says how `Table.pack` keeps its files where nobody
+    says: "encoded", the default, or "arrays". `rereads = True`: it takes what it gave, too.
     """
 
     @property
@@ -33,6 +37,24 @@ class Informed(Protocol):
     def read_known(
         self, source: Any, facts: Mapping[str, Any], generator: Generator | None = None
     ) -> Any: ...
+
+
+@runtime_checkable
+class Packed(Protocol):
+    """A column's entry that lies in a store."""
+
+    def value(self) -> Any: ...
+    def given_to(self, reader: Any) -> AbstractContextManager[Any]: ...
+
+
+@contextmanager
+def usable(source: Any, reader: Reader) -> Iterator[Any]:
+    """What the reader can read of a source: itself, or what a store makes of its entry."""
+    if isinstance(source, Packed):
+        with source.given_to(reader) as given:
+            yield given
+    else:
+        yield source
 
 
 Readers = Reader | Mapping[str, Reader | None] | None
@@ -51,9 +73,10 @@ def ask(
         if file is None:
             return {}, None
         try:
-            report = reader.probe(file)
-            if full:
-                reader.read(file)
+            with usable(file, reader) as source:
+                report = reader.probe(source)
+                if full:
+                    reader.read(source)
         except BadSample as error:
             return {}, str(error)
         return report, None

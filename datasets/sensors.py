@@ -67,6 +67,13 @@ SATMAE = (
     "B11",
     "B12",
 )
+# bands in the order of a set's files, by what `--bands` and readers call them
+ORDERS: dict[str, tuple[str, ...]] = {
+    "sentinel2": BIGEARTHNET,
+    "eurosat": EUROSAT,
+    "so2sat": SO2SAT,
+    "landsat7": tuple(LANDSAT7),
+}
 
 
 def centres(names: Sequence[str], sensor: dict[str, float] = SENTINEL2) -> tuple[float, ...]:
@@ -79,3 +86,24 @@ def centres(names: Sequence[str], sensor: dict[str, float] = SENTINEL2) -> tuple
     if missing:
         raise ValueError(f"centres: no band {', '.join(missing)}; there are {', '.join(sensor)}.")
     return tuple(sensor[name] for name in names)
+
+
+def stated_bands(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Names and wavelengths (nm, NaN for none) of what a user calls the bands of a file: a sensor
+    of `ORDERS`, or one word a band, which is its wavelength or, else, its name.
+
+    >>> stated_bands(["490", "VV"])
+    (('490', 'VV'), (490.0, nan))
+    """
+    if len(words) == 1 and words[0] in ORDERS:
+        names = ORDERS[words[0]]
+        return names, centres(names, LANDSAT7 if words[0] == "landsat7" else SENTINEL2)
+    return tuple(words), tuple(wavelength(word) for word in words)
+
+
+def wavelength(word: str) -> float:
+    """A number as nm; NaN for a name."""
+    try:
+        return float(word)
+    except ValueError:
+        return float("nan")

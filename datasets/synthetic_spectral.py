@@ -21,6 +21,8 @@ from multimask.tokens import sample_generator
 WAVELENGTHS = tuple(np.linspace(400.0, 2400.0, 60).round(1).tolist())
 SENSORS = {  # nm: what the same scenes look like to others
     "rgb-nir": (490.0, 560.0, 665.0, 842.0),
+    "landsat7": (485.0, 560.0, 660.0, 835.0, 1650.0, 2220.0),
+    "between": (520.0, 610.0, 740.0, 1000.0, 1250.0, 2100.0),  # of landsat7's bands
     "sentinel2": (
         443.0, 490.0, 560.0, 665.0, 705.0, 740.0, 783.0, 842.0, 865.0, 945.0, 1610.0, 2190.0,
     ),

@@ -8,22 +8,25 @@ contrast nor a single voxel tells who is ill.
 """
 
 import csv
-from collections.abc import Iterator
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Num, UInt8
 
+from multimask.datasets.cache import cache_folder
 from multimask.datasets.formats.nifti import write_nifti
 from multimask.datasets.volumes import new_volume
 
-CONTRASTS = ("t1", "t1c", "t2", "flair")
+CONTRASTS = ("t1", "t1ce", "t2", "flair")
 
 OUTSIDE, BONE, CSF, GREY, WHITE, SCALP, OEDEMA, LESION, RIM, SCAR = range(10)
 SIGNAL: dict[str, tuple[float, ...]] = {
     "t1": (0.0, 0.1, 0.22, 0.62, 0.95, 1.10, 0.70, 0.45, 0.55, 0.70),
-    "t1c": (0.0, 0.1, 0.22, 0.62, 0.95, 1.10, 0.70, 0.45, 1.35, 0.70),
+    "t1ce": (0.0, 0.1, 0.22, 0.62, 0.95, 1.10, 0.70, 0.45, 1.35, 0.70),
     "t2": (0.0, 0.1, 1.20, 0.62, 0.42, 0.50, 0.85, 0.95, 0.80, 0.85),
     "flair": (0.0, 0.1, 0.12, 0.62, 0.50, 0.50, 1.05, 0.85, 0.90, 1.05),
 }
@@ -43,8 +46,11 @@ class Brain:
     spacing: float
 
 
-def made_brain(seed: int, subject: int, size: int = 80) -> Brain:
-    """One subject: the same for the same seed, number and size. Every second one is ill.
+def made_brain(
+    seed: int, subject: int, size: int = 80, contrasts: Sequence[str] = CONTRASTS
+) -> Brain:
+    """One subject: the same for the same seed, number and size, whichever contrasts are asked for.
+    Every second one is ill.
 
     >>> made_brain(0, subject=1, size=16).ill
     True
@@ -61,8 +67,12 @@ def made_brain(seed: int, subject: int, size: int = 80) -> Brain:
     labels = np.zeros_like(tissue)
     labels[tissue == OEDEMA] = 1
     labels[(tissue == LESION) | (tissue == RIM)] = 2
-    contrasts = {name: scanned(random, tissue, SIGNAL[name], size) for name in CONTRASTS}
-    return Brain(contrasts, tissue, labels, ill, spacing)
+    scans = {}
+    for number, name in enumerate(CONTRASTS):
+        if name in contrasts:
+            own = np.random.default_rng((seed, subject, 2, number))
+            scans[name] = scanned(own, tissue, SIGNAL[name], size)
+    return Brain(scans, tissue, labels, ill, spacing)
 
 
 def healthy_tissue(
@@ -174,6 +184,24 @@ def noise(random: np.random.Generator, size: int, sigma: float) -> Float[np.ndar
     return smooth / smooth.std()
 
 
+def heads(
+    subjects: int,
+    contrasts: Sequence[str] = CONTRASTS,
+    seed: int = 0,
+    size: int = 48,
+    missing: float = 0.0,
+    test: float = 0.4,
+) -> Path:
+    """`write_brains` into the user's cache, made once: the path of its CSV."""
+    made_from = {"seed": seed, "size": size, "missing": missing, "contrasts": sorted(contrasts)}
+    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    folder = cache_folder("heads", subjects=subjects, test=test, code=code, **made_from)
+    listing = folder / "subjects.csv"
+    if listing.is_file():
+        return listing
+    return write_brains(folder, subjects, seed, size, missing, test, contrasts)
+
+
 def write_brains(
     folder: str | Path,
     subjects: int,
@@ -181,35 +209,46 @@ def write_brains(
     size: int = 80,
     missing: float = 0.2,
     test: float = 0.4,
+    contrasts: Sequence[str] = CONTRASTS,
 ) -> Path:
     """Write subjects as NIfTI files, and `subjects.csv`: id, a column a contrast (blank = missing),
     seg, label ("lesion" or "healthy"), split. Files that are there already are kept.
 
     missing: chance that a contrast of a subject was not taken; one always was. test: share of the
-    last subjects. Returns the CSV.
+    last subjects. contrasts: which to write. Returns the CSV, which is written last.
     """
     folder = Path(folder)
-    rows = list(_written(folder, subjects, seed, size, missing, test))
+    if strange := sorted(set(contrasts) - set(CONTRASTS)):
+        raise ValueError(f"made brains have the contrasts {', '.join(CONTRASTS)}, not {strange}.")
+    rows = list(_written(folder, subjects, seed, size, missing, test, tuple(contrasts)))
     listing = folder / "subjects.csv"
-    with open(listing, "w", newline="") as file:
-        table = csv.DictWriter(file, ["id", *CONTRASTS, "seg", "label", "split"])
+    temporary = listing.with_name(f".{os.getpid()}.csv")
+    with open(temporary, "w", newline="") as file:
+        table = csv.DictWriter(file, ["id", *contrasts, "seg", "label", "split"])
         table.writeheader()
         table.writerows(rows)
+    temporary.replace(listing)
     return listing
 
 
 def _written(
-    folder: Path, subjects: int, seed: int, size: int, missing: float, test: float
+    folder: Path,
+    subjects: int,
+    seed: int,
+    size: int,
+    missing: float,
+    test: float,
+    contrasts: tuple[str, ...],
 ) -> Iterator[dict[str, str]]:
     for subject in range(subjects):
         name = f"made{seed}_{size}_{subject:04d}"
         random = np.random.default_rng((seed, subject, 1))
-        has = random.random(len(CONTRASTS)) >= missing
-        has[int(random.integers(len(CONTRASTS)))] = True
-        files = {c: f"{name}/{c}.nii.gz" for c, there in zip(CONTRASTS, has, strict=True) if there}
+        has = random.random(len(contrasts)) >= missing
+        has[int(random.integers(len(contrasts)))] = True
+        files = {c: f"{name}/{c}.nii.gz" for c, there in zip(contrasts, has, strict=True) if there}
         seg = f"{name}/seg.nii.gz"
         if not all((folder / file).is_file() for file in (*files.values(), seg)):
-            brain = made_brain(seed, subject, size)
+            brain = made_brain(seed, subject, size, tuple(files))
             (folder / name).mkdir(parents=True, exist_ok=True)
             affine = centred_affine(size, brain.spacing)
             for contrast, file in files.items():
@@ -217,7 +256,7 @@ def _written(
             _write(folder / seg, brain.labels, affine, discrete=True)
         yield {
             "id": name,
-            **{contrast: files.get(contrast, "") for contrast in CONTRASTS},
+            **{contrast: files.get(contrast, "") for contrast in contrasts},
             "seg": seg,
             "label": "lesion" if subject % 2 else "healthy",
             "split": "train" if subject < subjects * (1 - test) else "test",
@@ -230,8 +269,9 @@ def _write(
     affine: np.ndarray,
     discrete: bool,
 ) -> None:
-    temporary = file.with_name(f".{file.name}")  # named like a NIfTI file, hidden until whole
-    write_nifti(temporary, new_volume(array[None], affine, discrete))
+    # named like a NIfTI file, hidden until whole
+    temporary = file.with_name(f".{os.getpid()}.{file.name}")
+    write_nifti(temporary, new_volume(np.rint(array)[None], affine, discrete), dtype="int16")
     temporary.replace(file)
 
 

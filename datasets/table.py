@@ -2,10 +2,10 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,9 +23,12 @@ from multimask.datasets.columns import Column
 from multimask.datasets.formats.images import ImageReader
 from multimask.datasets.holdout import held_out
 from multimask.datasets.listing import Names, listed_columns, unique_ids
-from multimask.datasets.readers import Informed, Reader, Readers, ask, one_each
+from multimask.datasets.readers import Informed, Packed, Reader, Readers, ask, one_each, usable
 from multimask.datasets.scan import folder_columns
 from multimask.tokens import Sample
+
+if TYPE_CHECKING:
+    from multimask.datasets.stores.plan import How
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -49,11 +52,17 @@ class Table:
     def open(
         cls, path: str | Path, modality: str = "image", reader: Reader | None = None
     ) -> "Table":
-        """A folder, or a CSV, Parquet, NPY or NPZ file. ValueError for anything else.
+        """A store, a folder, or a CSV, Parquet, NPY or NPZ file. ValueError for anything else.
 
         `modality` names what the files of a folder or a listing, or the array of a NPY, are; NPZ
-        files name theirs. For listings of several modalities see `from_csv`.
+        files name theirs. For listings of several modalities see `from_csv`. A store, also one
+        behind a URL such as s3://bucket/photographs.zarr, names its own and has readers; one that
+        is given reads `modality`.
         """
+        from multimask.datasets.store import is_store, open_store
+
+        if is_store(path):
+            return open_store(path, None if reader is None else {modality: reader})
         path = Path(path)
         suffix = path.suffix.lower()
         if path.is_dir():
@@ -262,13 +271,40 @@ class Table:
         columns, bad = {}, []
         for modality, reader in self.readers.items():
             if reader is not None:
-                files = [self._source(modality, index) for index in range(len(self))]
+                files = [self.source(modality, index) for index in range(len(self))]
                 reports, problems = ask(reader, files, workers, full)
                 reports["problem"] = problems
                 columns |= {f"{modality}.{name}": values for name, values in reports.items()}
                 bad += [(row, why) for row, why in enumerate(problems) if why is not None]
         ids = self.columns["id"]
         return [(ids[row], why) for row, why in sorted(bad)], self.with_columns(**columns)
+
+    def pack(
+        self,
+        path: str | Path,
+        workers: int = 0,
+        rows_per_shard: int | None = None,
+        told: Callable[[int, int], None] | None = None,
+        **hows: "How",
+    ) -> "Table":
+        """Write all samples into a store at a folder or URL, and open it.
+
+        `table.pack("photographs.zarr", image="encoded", depth=Packing("arrays", "float16"))`: see
+        `multimask.datasets.stores.plan.Packing`. Where nothing is said, files are packed as their
+        reader says (most: "encoded") and arrays as "arrays". May be killed at any moment: the same
+        call goes on where it stopped, and the result is the same, byte for byte, whatever the
+        number of workers. A file that cannot be read is noted; reading that sample raises it.
+
+        Args:
+            workers: processes that read and write; 0 is this one.
+            rows_per_shard: samples in a shard file; else as many as make about 64 MiB.
+            told: hears (shards done, of how many).
+        Raises: ValueError for packings that cannot be and where something else lies there;
+        OSError where writing fails.
+        """
+        from multimask.datasets.store import pack_table
+
+        return pack_table(self, path, workers, rows_per_shard, told, **hows)
 
     def write_csv(self, path: str | Path) -> None:
         """All columns as a listing that `open` reads, what `check` found out included; files by
@@ -281,7 +317,7 @@ class Table:
             raise ValueError(f"write_csv: the column {arrays[0]!r} holds arrays, not text.")
         columns = dict(self.columns)
         for name in self.readers:
-            files = [self._source(name, row) for row in range(len(self))]
+            files = [self.source(name, row) for row in range(len(self))]
             columns[name] = Column.of(
                 [None if f is None else os.path.abspath(str(f)) for f in files]
             )
@@ -290,16 +326,18 @@ class Table:
     def _sample(self, index: int, seed: int | None) -> Sample:
         sample = {"id": self.columns["id"][index]}
         for modality, reader in self.readers.items():
-            source = self._source(modality, index)
+            source = self.source(modality, index)
             if source is not None and reader is None:
-                sample[modality] = torch.as_tensor(source)
+                packed = isinstance(source, Packed)
+                sample[modality] = source.value() if packed else torch.as_tensor(source)
             elif source is not None and reader is not None:
                 generator = None if seed is None else Generator().manual_seed(seed)
                 facts = self._reported(modality, index) if isinstance(reader, Informed) else {}
-                if facts and isinstance(reader, Informed):
-                    sample[modality] = reader.read_known(source, facts, generator)
-                else:
-                    sample[modality] = reader.read(source, generator)
+                with usable(source, reader) as given:
+                    if facts and isinstance(reader, Informed):
+                        sample[modality] = reader.read_known(given, facts, generator)
+                    else:
+                        sample[modality] = reader.read(given, generator)
         for name, column in self.columns.items():
             if name not in self.readers and "." not in name and column[index] is not None:
                 sample[name] = column[index]
@@ -317,7 +355,8 @@ class Table:
             return {}
         return {name: value for name, value in found.items() if value is not None}
 
-    def _source(self, modality: str, index: int) -> str | np.ndarray | Tensor | None:
+    def source(self, modality: str, index: int) -> Any:
+        """What a row's modality is read from: a path, an array, an entry of a store, or None."""
         entry = self.columns[modality][index]
         return os.path.join(self.root, entry) if isinstance(entry, str) else entry
 

@@ -23,6 +23,8 @@ def turned(volume: Volume, codes: str) -> Volume:
     now = orientations.io_orientation(volume.affine)
     wanted = orientations.axcodes2ornt(tuple(codes))
     change = orientations.ornt_transform(now, wanted)
+    if (change == [[0, 1], [1, 1], [2, 1]]).all():
+        return volume
     data = volume.data.transpose(0, 3, 2, 1)  # c, x, y, z
     order = np.argsort(change[:, 0]).astype(int)  # output axis -> input axis
     data = data.transpose(0, *(1 + order))

@@ -164,6 +164,31 @@ class Window:
 
 
 @dataclass(frozen=True)
+class SliceMinMax:
+    """Every slice (z) for itself to 0..high by its own smallest and largest number, as 2-D work on
+    CT slices does (Wolf et al., Scientific Reports 2023: 8-bit PNG, -2000 taken for 0 before).
+
+    Hounsfield units are lost: the same tissue differs from slice to slice, and what is written
+    back is 0..high. For parity with such work; else `Window`. A constant slice becomes zeros.
+    """
+
+    high: float | int = 255
+    outside: float | int | None = -2000  # what scanners write outside their circle, taken for 0
+
+    only_views = False
+
+    def __call__(self, volume: Volume, generator: Generator | None = None) -> Volume:
+        refuse_labels(self, volume)
+        data = np.array(volume.data, np.float32)
+        if self.outside is not None:
+            data[data == self.outside] = 0
+        low = data.min(axis=(2, 3), keepdims=True)
+        width = data.max(axis=(2, 3), keepdims=True) - low
+        data = (data - low) * (self.high / np.where(width > 0, width, 1))
+        return replace(volume, data=data.astype(np.float32))
+
+
+@dataclass(frozen=True)
 class Crop:
     """A box of this size (voxels, one number or z y x): drawn uniformly, or the centre.
 
@@ -254,3 +279,33 @@ def refuse_labels(transform: object, volume: Volume) -> None:
 
 def rounded(values: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(round(value, 4) for value in values)
+
+
+def steps(
+    size: int | tuple[int, int, int] | None,
+    spacing: float | int | tuple[float | int, float | int, float | int] | None = None,
+    intensity: str | tuple[float | int, float | int] = "zscore",
+    *,
+    labels: bool = False,
+    augment: bool = False,
+    flip: float = 0.5,
+) -> tuple[VolumeTransform, ...]:
+    """The usual way from a file to a box: RAS, spacing, numbers, then a box of `size` (None: the
+    whole), its middle or (`augment`) anywhere, left and right exchanged with the chance `flip`,
+    z-scores varied.
+
+    Numbers are brought to scale over the whole volume, so a box does not depend on what else is
+    in it. A volume and its label map (`labels`) draw the same box.
+    """
+    made: list[VolumeTransform] = [Orient("RAS")]
+    if spacing is not None:
+        made.append(Resample(spacing))
+    if not labels and intensity != "given":
+        made.append(ZScore() if isinstance(intensity, str) else Window(*intensity))
+    if size is not None:
+        made.append(Crop(size, random=augment))
+    if augment:
+        made.append(Flip((0.0, 0.0, flip)))
+    if augment and not labels and intensity == "zscore":
+        made.append(ScaleShift())
+    return tuple(made)

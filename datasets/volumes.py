@@ -62,11 +62,13 @@ class Volume(Movable):
         return replace(self, data=data, affine=affine, source_affine=source_affine)
 
     def arrays(self) -> "Volume":
-        """The same with numpy arrays, as transforms take it."""
+        """The same with numpy arrays, as transforms take it; data that are no tensor (mapped, or
+        in a store) stay as they are."""
         if isinstance(self.data, np.ndarray):
             return self
         affines = {name: np.asarray(getattr(self, name)) for name in ("affine", "source_affine")}
-        return replace(self, data=self.data.detach().cpu().numpy(), **affines)
+        tensor = isinstance(self.data, torch.Tensor)
+        return replace(self, data=self.data.numpy(force=True) if tensor else self.data, **affines)
 
     def in_file_numbers(self) -> Num[np.ndarray, "c z y x"]:
         """The data in the numbers of the file it came from."""

@@ -1,6 +1,6 @@
 """The skeleton kind: moving joints of one or more bodies, a token a joint and stretch of time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from multimask.modalities.skeleton_picture import Up, stick_figures
-from multimask.modalities.skeleton_topologies import NTU25, Topology
+from multimask.modalities.skeleton_topologies import NTU25, Topology, as_topology
 from multimask.tokens import BadSample, Part, Tokens
 
 Clips = Float[Tensor, "r m t v c"] | list[Tensor]
@@ -75,6 +75,15 @@ class SkeletonJoints:
                 f"SkeletonJoints: dims={self.dims} must be 2 or 3 and up={self.up!r} 'y', '-y' or "
                 "'z'."
             )
+
+    @staticmethod
+    def spelled(fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields as command lines and files have them, as fields of this class: a topology may be
+        a name, or names of joints and their parents (`as_topology`)."""
+        given = dict(fields)
+        if "topology" in given:
+            given["topology"] = as_topology(given["topology"])
+        return given
 
     @property
     def channels(self) -> int:
@@ -208,7 +217,7 @@ class SkeletonJoints:
     def picture(
         self, tokens: Tokens, shown: Bool[Tensor, " n"] | None = None
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """Stick figures of the first row at up to six instants, all at one scale.
+        """Stick figures of the first row at up to six instants, three a row, all at one scale.
 
         Joints that are not shown or not known are left out, bones need both ends. Left is blue,
         right red, the midline grey. The ruler is one `unit`.

@@ -5,6 +5,7 @@ Rules for lattices (body, segment, joint); uniform noise, `Uniform`, is the core
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -97,6 +98,11 @@ class BodyParts:
     topology: Topology
     choices: tuple[tuple[str, ...], ...] = ()
 
+    @classmethod
+    def fitted(cls, tokenizer: Any) -> "BodyParts":
+        """The parts of a tokenizer's skeleton."""
+        return cls(tokenizer.topology)
+
     def __post_init__(self) -> None:
         for names in self.choices:
             if unknown := sorted(set(names) - set(self.topology.parts)):
@@ -177,6 +183,11 @@ class Moving:
     dims: int = 3
 
     needs_content = True
+
+    @classmethod
+    def fitted(cls, tokenizer: Any) -> "Moving":
+        """Speeds in as many coordinates as a tokenizer's joints have."""
+        return cls(dims=tokenizer.dims)
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:

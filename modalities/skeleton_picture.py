@@ -10,7 +10,8 @@ from multimask.modalities.skeleton_topologies import Topology
 
 Up = Literal["y", "-y", "z"]
 
-PANEL = 160  # pixels, height; figures keep their proportions
+PANEL = 96  # pixels, of an instant; figures keep their proportions
+ACROSS = 3  # instants a row; in one row all six would be reduced beyond recognition
 SMOOTH = 2  # drawn larger, then reduced
 COLOURS = {"left": (31, 105, 196), "right": (208, 58, 44), "middle": (70, 70, 70)}
 TINTS = (0.0, 0.45, 0.6, 0.7)  # how much paler the second, third, ... body is
@@ -23,7 +24,7 @@ def stick_figures(
     up: Up = "y",
     instants: int = 6,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Evenly spaced frames side by side, seen from the front (x to the right, `up` up).
+    """Evenly spaced frames in rows of three, seen from the front (x to the right, `up` up).
 
     All panels have one scale; each is centred on what is known of its frame, so that somebody who
     walks stays in view. The ruler at the lower left is one unit long. Unknown joints are NaN.
@@ -33,15 +34,17 @@ def stick_figures(
     reach = max(extent(flat[:, frame]) for frame in frames)
     scale = 0.86 * PANEL * SMOOTH / max(reach, 1e-9)
     side = PANEL * SMOOTH
-    sheet = Image.new("RGB", (side * len(frames), side), "white")
+    columns, rows = min(ACROSS, len(frames)), -(-len(frames) // ACROSS)
+    sheet = Image.new("RGB", (side * columns, side * rows), "white")
     draw = ImageDraw.Draw(sheet)
-    for column, frame in enumerate(frames):
-        middle = np.array((column * side + side / 2, side / 2))
+    for index, frame in enumerate(frames):
+        row, column = divmod(index, ACROSS)
+        middle = np.array((column + 0.5, row + 0.5)) * side
         where = (flat[:, frame] - centre(flat[:, frame])) * (scale, -scale) + middle
         for body in range(len(where)):
             draw_body(draw, where[body], shown[body, frame], topology, TINTS[min(body, 3)])
-    draw_ruler(draw, scale, side)
-    small = sheet.resize((PANEL * len(frames), PANEL), Image.Resampling.LANCZOS)
+    draw_ruler(draw, scale, side, side * rows)
+    small = sheet.resize((PANEL * columns, PANEL * rows), Image.Resampling.LANCZOS)
     return np.asarray(small, dtype=np.uint8).copy()
 
 
@@ -80,13 +83,9 @@ def draw_body(
 
 
 def side_of(topology: Topology, *joints: int) -> str:
-    """Of the first joint that is not on the midline, by name."""
-    for joint in joints:
-        other = topology.mirror[joint]
-        if other != joint:
-            # of a pair, the name that sorts first is left: left < right, l_ < r_, L < R
-            return "left" if topology.joints[joint] < topology.joints[other] else "right"
-    return "middle"
+    """Of the first joint that is not on the midline."""
+    sides = (topology.side(joint) for joint in joints)
+    return next((side for side in sides if side != "middle"), "middle")
 
 
 def tinted(colour: tuple[int, int, int], share: float) -> tuple[int, int, int]:
@@ -94,6 +93,6 @@ def tinted(colour: tuple[int, int, int], share: float) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def draw_ruler(draw: ImageDraw.ImageDraw, scale: float, side: int) -> None:
-    length, low = min(scale, side - 12 * SMOOTH), side - 5 * SMOOTH
+def draw_ruler(draw: ImageDraw.ImageDraw, scale: float, side: int, height: int) -> None:
+    length, low = min(scale, side - 12 * SMOOTH), height - 3 * SMOOTH
     draw.line((5 * SMOOTH, low, 5 * SMOOTH + length, low), fill=(150, 150, 150), width=SMOOTH)

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -63,6 +64,23 @@ class Topology:
 
     def __len__(self) -> int:
         return len(self.joints)
+
+    def side(self, joint: int) -> str:
+        """ "left", "right" or "middle". Of a pair, the name that sorts first is left: left < right,
+        l_ < r_, L < R."""
+        other = self.mirror[joint]
+        if other == joint:
+            return "middle"
+        return "left" if self.joints[joint] < self.joints[other] else "right"
+
+    @property
+    def right_parts(self) -> tuple[str, ...]:
+        """Names of the parts that lie wholly on the right: an arm and a leg, in most tables."""
+        return tuple(
+            name
+            for name, joints in self.parts.items()
+            if all(self.side(joint) == "right" for joint in joints)
+        )
 
     def adjacency(self) -> Float[Tensor, "v v"]:
         """1 where a bone connects two joints."""
@@ -289,3 +307,16 @@ def topology(name: str) -> Topology:
     if name not in TOPOLOGIES:
         raise ValueError(f"topology {name!r} is unknown; there are {', '.join(TOPOLOGIES)}.")
     return TOPOLOGIES[name]
+
+
+def as_topology(given: "Topology | str | Mapping[str, Any]") -> Topology:
+    """A topology as it is, by name, or as a file says it: {"joints": names, "parents": indices}."""
+    if isinstance(given, Topology):
+        return given
+    if isinstance(given, str):
+        return topology(given)
+    if not {"joints", "parents"} <= set(given):
+        raise ValueError(
+            f"topology: expected joints and parents, found {', '.join(map(str, given)) or 'none'}."
+        )
+    return tree(given["joints"], given["parents"])

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -52,6 +52,10 @@ class SpectralPatches:
         mean, std: one number, or one per entry of `wavelengths` and then of `names`. Other
             wavelengths get what lies between their neighbours.
         colours: nm that pictures show as red, green and blue.
+        projections: of the adapter: one linear layer for all bands, or one a listed band, mixed for
+            those between (`SpectralAdapter`).
+        scale, nodata: of the numbers in files, as their reader was told. Not applied here: kept so
+            that whoever has the saved model reads files as they were read.
     Raises: ValueError for arguments that do not fit; BadSample for samples that break the contract.
 
     >>> patches = SpectralPatches(size=8, patch=4, bands=3, wavelengths=(490.0, 560.0, 665.0))
@@ -69,6 +73,12 @@ class SpectralPatches:
     mean: float | tuple[float, ...] = 0.0
     std: float | tuple[float, ...] = 1.0
     colours: tuple[float, float, float] = TRUE_COLOUR
+    projections: Literal["shared", "bands"] = "shared"
+    scale: float = 1.0
+    nodata: float | None = None
+
+    channel_axis = 0  # of the lattice: band groups
+    missing_within = True  # tokens may hold NaN, which the adapter leaves out
 
     def __post_init__(self) -> None:
         if min(*pair(self.size), *pair(self.patch), self.bands, self.group) < 1:
@@ -305,4 +315,4 @@ class SpectralPatches:
     def adapter_for(self, width: int, decoder_width: int | None, target: Target) -> nn.Module:
         from multimask.modalities.spectral_adapter import SpectralAdapter
 
-        return SpectralAdapter(self, width, decoder_width, target)
+        return SpectralAdapter(self, width, decoder_width, target, self.projections)

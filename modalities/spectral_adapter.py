@@ -46,8 +46,9 @@ class BandPosition(nn.Module):
         super().__init__()
         self.group, self.width, self.frequencies = tokenizer.group, width, frequencies
         self.octave = nn.Linear(2 * frequencies, width)
-        self.channel = nn.Parameter(torch.empty(len(tokenizer.names), width))
+        self.channel = None  # every weight has a part in every step
         if tokenizer.names:
+            self.channel = nn.Parameter(torch.empty(len(tokenizer.names), width))
             nn.init.orthogonal_(self.channel)
 
     def forward(
@@ -67,7 +68,7 @@ class BandPosition(nn.Module):
         features = wavelength_features(nm, self.frequencies) * has_nm[..., None]
         features = (features.sum(dim=1) / count).to(self.octave.weight.dtype)
         place = self.octave(features) * (has_nm.sum(dim=1, keepdim=True) / count)
-        if len(self.channel):
+        if self.channel is not None:
             vectors = self.channel[channels.clamp(min=0)] * named[..., None]
             place = place + vectors.sum(dim=1) / count
         return place

@@ -52,6 +52,13 @@ def identified(
     """Wavelength and channel number of every band; each must have one of the two."""
     nm, names = stated.get("wavelengths"), stated.get("names")
     if nm is None and names is None:
+        listed = len(known.wavelengths) + len(known.names)
+        if listed != count:
+            raise BadSample(
+                f"spectral sample: nothing says what its {count} bands are: it brings neither "
+                f"wavelengths nor names, and the tokenizer lists {listed} bands; state them when "
+                "reading, or list them in the tokenizer's wavelengths or names."
+            )
         nm = [*known.wavelengths, *[torch.nan] * len(known.names)]
         names = [*[""] * len(known.wavelengths), *known.names]
     nm = torch.as_tensor([torch.nan] * count if nm is None else nm, dtype=torch.float32)

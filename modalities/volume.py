@@ -54,6 +54,9 @@ class VolumePatches:
             numbers as they are, for readers that z-score or window them.
         spacing: voxel size in mm (z, y, x) that the weights are made for: volumes that differ by
             more than 1 % are refused. None takes any.
+        intensity: what readers do to numbers first, kept with the weights so that other files are
+            read alike (`VolumeReader.fitted`): "zscore" over non-zero voxels; (low, high), a CT
+            window brought to 0..1; "given", nothing.
     Raises: ValueError for sizes that do not fit; BadSample for wrong channels, size, spacing, NaN.
 
     >>> patches = VolumePatches(size=(4, 8, 8), patch=(2, 4, 4))
@@ -69,6 +72,7 @@ class VolumePatches:
     std: float | int | tuple[float | int, ...] = 1.0
     spacing: float | int | tuple[float | int, float | int, float | int] | None = None
     partial: Partial = "drop"
+    intensity: str | tuple[float | int, float | int] = "zscore"
 
     coord_dim = 3
     """Places are millimetres (R, A, S)."""
@@ -87,6 +91,12 @@ class VolumePatches:
             )
         if self.partial not in ("drop", "repeat"):
             raise ValueError(f"VolumePatches: partial={self.partial!r} must be 'drop' or 'repeat'.")
+        words = isinstance(self.intensity, str)
+        if self.intensity not in ("zscore", "given") if words else len(self.intensity) != 2:
+            raise ValueError(
+                f"VolumePatches: intensity={self.intensity!r} must be 'zscore', 'given' or a CT "
+                "window (low, high) in Hounsfield units."
+            )
         for name in ("mean", "std"):
             value = getattr(self, name)
             if not isinstance(value, int | float) and len(value) != self.channels:
@@ -308,7 +318,7 @@ class VolumePatches:
         """Three orthogonal slices of one volume through the middle of what exists: axial, coronal,
         sagittal, at their true proportions, top and front of the body upwards.
 
-        Tokens not shown are grey, tokens that do not exist black. Grey levels run from the 1st to
+        Tokens not shown are blue, tokens that do not exist black. Grey levels run from the 1st to
         the 99th percentile of the volume; several channels as by the image kind.
         """
         return orthogonal_slices(

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from multimask.tokens import Grid
 
-HIDDEN, GAP = 0.5, 4  # grey of hidden tokens; black pixels between the slices
+HIDDEN = (0.25, 0.35, 0.5)  # a blue that no grey level is: air in z-scores is grey
+GAP = 4  # black pixels between the slices
 
 
 def orthogonal_slices(
@@ -29,7 +30,7 @@ def orthogonal_slices(
     brightness = windowed(voxels, lattice_voxels(exists, grid, patch))
     if shown is not None:
         visible = lattice_voxels(shown & exists, grid, patch)
-        brightness = torch.where(visible, brightness, torch.tensor(HIDDEN))
+        brightness = torch.where(visible, brightness, torch.tensor(torch.nan))
     inside = lattice_voxels(exists, grid, patch)
     brightness = torch.where(inside, brightness, torch.tensor(0.0))
     middles = middle_of(exists, grid, patch)
@@ -46,6 +47,8 @@ def orthogonal_slices(
     tallest = max(plane.shape[1] for plane in slices)
     framed = [F.pad(p, (0, GAP, 0, tallest - p.shape[1])) for p in slices]
     colours = coloured(torch.cat(framed, dim=2)[..., :-GAP])
+    hidden = torch.tensor(HIDDEN)[:, None, None]
+    colours = torch.where(colours.isnan().any(0), hidden, colours)
     return (colours.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 

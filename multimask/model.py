@@ -208,11 +208,17 @@ class MaskedModel(nn.Module):
         return self.encoder(content, replace(places, shown=shown), taps)
 
     def decode(
-        self, tokens: TokenBatch, latents: Latents, masking: Masking
+        self,
+        tokens: TokenBatch,
+        latents: Latents,
+        masking: Masking,
+        decoder: nn.Module | None = None,
     ) -> Float[Tensor, "b d w"]:
-        """Features at the decoded places. Without a decoder: the latents at these places."""
+        """Features at the decoded places. Without a decoder: the latents at these places. Another
+        `decoder` than the model's may be given (an objective's own)."""
         masking = self.picked(tokens, masking)
-        if self.decoder is None:
+        decoder = decoder or self.decoder
+        if decoder is None:
             return latents.at(masking.decoded_ids)
         seen = everything(masking.exists, tokens.complete) if self.seen_is_all else masking
         seen = self.picked(tokens, seen)
@@ -228,24 +234,32 @@ class MaskedModel(nn.Module):
             masking.decoded_valid,
             decoder=True,
         )
-        return self.decoder(latents, visible, decoded)
+        return decoder(latents, visible, decoded)
 
     @property
     def seen_is_all(self) -> bool:
         return getattr(self.encoder, "keeps_hidden", False)
 
     def predict(
-        self, tokens: TokenBatch, features: Float[Tensor, "b d w"], masking: Masking
+        self,
+        tokens: TokenBatch,
+        features: Float[Tensor, "b d w"],
+        masking: Masking,
+        adapters: Mapping[str, nn.Module] | None = None,
     ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         """Per modality `(answers (m, o), true values (m, c), at (m,))`, flat over the decoded
         tokens that exist; `at` indexes the flattened `(b, d)`. Every head runs, on zero rows when
-        its modality is absent."""
+        its modality is absent; with `adapters` only theirs do."""
         picks = cast(Picks, self.picked(tokens, masking).decoded_picks)
         flat = features.flatten(0, 1)
         inverse = places_in_rows(picks, flat.device)
         answers, start = {}, 0
         for name in self.slots:
-            adapter, source = self.adapter(name), picks.source.get(name)
+            source = picks.source.get(name)
+            if adapters is not None and name not in adapters:
+                start += 0 if source is None else len(source)
+                continue
+            adapter = cast(Adapter, (adapters or self.adapters)[name])
             by_place = getattr(adapter, "answers_by_place", False)
             if source is None:
                 tokenizer = self.tokenizers[name]
@@ -331,6 +345,7 @@ class MaskedModel(nn.Module):
             self.grids(tokens),
             {n: t.edges for n, t in tokens.modalities.items() if t.edges is not None},
             tokens.num_slots,
+            rows={n: t.rows for n, t in tokens.modalities.items()},
         )
 
     def static_grid(self, name: str) -> tuple[int, ...] | None:

@@ -293,3 +293,22 @@ def test_doctor_finds_no_problem_here(capsys: pytest.CaptureFixture[str]) -> Non
     told = capsys.readouterr().out
     assert torch.__version__.split("+")[0] in told
     assert "No problems found." in told
+
+
+def test_pack_makes_a_store_that_data_takes(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = str(tmp_path / "photographs.zarr")
+    words = ["--data", str(photographs), "--out", store, "--kind", "image", "--stored", "pixels"]
+    assert main(["pack", *words, "--workers", "0"]) == 0
+    assert "48 samples in" in capsys.readouterr().out
+    out = str(tmp_path / "run")
+    small = ["--set", "size=16,patch=8", "--out", out, *SMALL]
+    assert main(["pretrain", "--kind", "image", "--data", store, *small]) == 0
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["samples"] == 38
+    features = ["--out", str(tmp_path / "features.npz"), "--model", f"{out}/model"]
+    capsys.readouterr()
+    assert main(["embed", "--data", store, *features]) == 0
+    assert "48 vectors of 24 numbers" in capsys.readouterr().out
+    assert main(["masks", "--data", store, "--kind", "spectral", "--limit", "1"]) == 2
+    assert "expected the modality 'spectral', found ['image']" in capsys.readouterr().err

@@ -368,18 +368,19 @@ def test_a_picture_shows_bones_whose_ends_are_shown() -> None:
     tokens = tokenizer(batch_of(clips(1, 4), tokenizer).parts["pose"])
     whole = tokenizer.picture(tokens)
     assert whole.dtype == np.uint8
-    assert whole.shape == (160, 4 * 160, 3)
+    assert whole.shape == (2 * 96, 3 * 96, 3)  # three instants a row
 
     def ink(picture: np.ndarray) -> int:
-        return int((picture[:150] < 200).any(axis=-1).sum())  # the ruler is below
+        return int((picture[:186] < 200).any(axis=-1).sum())  # the ruler is below
 
     shown = torch.zeros(tokenizer.num_tokens, dtype=torch.bool)
     nothing = tokenizer.picture(tokens, shown)
     assert ink(nothing) == 0
     shown[:17] = True
     first = tokenizer.picture(tokens, shown)
-    assert np.array_equal(first[:, :160], whole[:, :160])
-    assert ink(first[:, 160:]) == 0
+    assert np.array_equal(first[:96, :96], whole[:96, :96])
+    assert ink(first[:96, 96:]) == 0
+    assert ink(first[96:186]) == 0
     shown = torch.ones(tokenizer.num_tokens, dtype=torch.bool)
     shown[[7, 9]] = False
     assert 0 < ink(tokenizer.picture(tokens, shown)) < ink(whole)
@@ -393,7 +394,7 @@ def test_a_picture_is_the_same_at_any_place_and_copes_with_what_is_missing() -> 
     here = tokenizer.picture(tokenizer(Part(data, torch.arange(1))))
     there = tokenizer.picture(tokenizer(Part(data + 100, torch.arange(1))))
     assert np.abs(here.astype(int) - there.astype(int)).mean() < 1
-    assert (here[:150, 3 * 160 : 4 * 160] == 255).all()  # nobody is known in frame 3
+    assert (here[96:186, :96] == 255).all()  # nobody is known in frame 3
 
 
 def test_masking_counts_are_true() -> None:

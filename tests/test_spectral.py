@@ -9,7 +9,10 @@ import torch
 
 import multimask
 from multimask.checkpoints import load
-from multimask.masking import Masker, Natural, Ratio, Tied, Uniform
+from multimask.datasets.formats.geokeys import write_geotiff
+from multimask.datasets.formats.spectral import SpectralReader
+from multimask.evaluation import raw_means, raw_values
+from multimask.masking import Count, Masker, Natural, Ratio, Slab, Tied, Uniform, masker_for
 from multimask.methods.mae import mae
 from multimask.modalities.spectral import SpectralPatches
 from multimask.modalities.spectral_adapter import SpectralAdapter
@@ -18,7 +21,8 @@ from multimask.modality import collate
 from multimask.model import MaskedModel
 from multimask.nn.adapters import Target
 from multimask.objectives import Reconstruction
-from multimask.tokens import BadSample, Part, Step, Tokens
+from multimask.testing import check_masker, check_modality
+from multimask.tokens import BadSample, Masking, Part, Step, Tokens
 
 NM = (443.0, 490.0, 560.0, 665.0, 842.0)
 PATCHES = SpectralPatches(size=16, patch=4, bands=6, names=("VV", "VH"))
@@ -120,7 +124,7 @@ def test_named_channels_need_no_wavelength() -> None:
 @pytest.mark.parametrize(
     ("sample", "message"),
     [
-        ({"pixels": torch.rand(3, 16, 16)}, "one wavelength and name for each of 3 bands"),
+        ({"pixels": torch.rand(3, 16, 16)}, "nothing says what its 3 bands are"),
         ({"pixels": torch.rand(2, 16, 16), "names": ["VV", "HV"]}, "band 1 .'HV'. has no wave"),
         ({"pixels": torch.full((1, 4, 4), torch.inf), "wavelengths": [500.0]}, "infinite"),
         ({"pixels": torch.rand(4, 4), "wavelengths": [500.0]}, "found torch.float32 of .4, 4."),
@@ -326,3 +330,136 @@ def test_pictures_choose_bands_by_wavelength() -> None:
     assert picture[0, 7].tolist() == [255, 128, 0]
     infrared = SpectralPatches(size=8, patch=4, bands=5, colours=(842.0, 665.0, 560.0))
     assert np.array_equal(infrared.picture(tokens)[0, 0], [0, 255, 128])
+
+
+# --- bands that come, go, and were never seen -----------------------------------------------------
+
+
+def test_swapped_channel_vectors_swap_the_answers() -> None:
+    """Where no pixel of two named channels is seen, only their vectors tell them apart."""
+    patches = SpectralPatches(size=8, patch=4, bands=4, names=("a", "b", "c", "d"))
+    sample = {"pixels": torch.rand(4, 8, 8), "names": patches.names}
+    batch, model = batch_of(sample, patches=patches), small(patches)
+    adapter = model.adapter("cube")
+    assert isinstance(adapter, SpectralAdapter)
+    tokens = model.tokenize(batch)
+    ids = torch.arange(16)[None]
+    masking = Masking(ids[:, :8], ids[:, 8:], torch.ones(1, 16, dtype=torch.bool))
+    latents = model.encode_visible(tokens, masking)
+
+    def answers() -> torch.Tensor:
+        features = model.decode(tokens, latents, masking)
+        return model.predict(tokens, features, masking)["cube"][0].view(2, 4, 16)
+
+    before = answers().detach().clone()
+    with torch.no_grad():
+        vectors = adapter.decoder_position.channel
+        assert vectors is not None
+        vectors[[2, 3]] = vectors[[3, 2]].clone()
+    after = answers()
+    assert not torch.allclose(before[0], before[1])
+    torch.testing.assert_close(after, before.flip(0))
+
+
+def test_the_number_that_stands_for_missing_never_reaches_a_loss(tmp_path: Path) -> None:
+    """The same pixels under two nodata numbers give the same loss, to the bit."""
+    pixels = np.random.default_rng(0).normal(size=(4, 16, 16)).astype(np.float32)
+    gone = np.zeros(pixels.shape, bool)
+    gone[:, :6, :5] = True
+    gone[2] = True
+    losses = []
+    for nodata in (-9999.0, 1e30):
+        file = tmp_path / f"{nodata}.tif"
+        write_geotiff(file, np.where(gone, nodata, pixels), None, NM[:4], nodata=nodata)
+        batch = batch_of(SpectralReader().read(file))
+        recipe = mae({"cube": PATCHES}, width=32, depth=1, heads=2, decoder_heads=4, ratio=0.9)
+        recipe.model.load_state_dict(losses[0][1] if losses else recipe.model.state_dict())
+        term = recipe.objective(recipe.model, batch, Step())["cube"]
+        losses.append((term.total, recipe.model.state_dict()))
+        assert term.total.isfinite()
+    assert torch.equal(losses[0][0], losses[1][0])
+
+
+def test_training_on_some_bands_answers_for_wavelengths_never_seen() -> None:
+    """Spectra are smooth, so a place on the wavelength axis is worth something off the bands."""
+    torch.manual_seed(0)
+    patches = SpectralPatches(size=8, patch=4, bands=7)
+    seen = (450.0, 550.0, 650.0, 750.0, 850.0, 950.0, 1050.0)
+    between = (500.0, 600.0, 700.0, 800.0, 900.0, 1000.0)
+
+    def scenes(nm: tuple[float, ...], count: int, seed: int) -> list[dict[str, Any]]:
+        draw = torch.Generator().manual_seed(seed)
+        slope = torch.randn(count, 1, 1, 1, generator=draw)
+        ramp = (torch.tensor(nm).view(-1, 1, 1) - 750) / 300
+        levels = (slope * ramp).expand(count, len(nm), 8, 8)
+        return [{"pixels": pixels, "wavelengths": nm} for pixels in levels]
+
+    recipe = mae(
+        {"cube": patches}, width=32, depth=1, heads=2, decoder_width=32, decoder_depth=1,
+        decoder_heads=2, normalise=False, ratio=0.5,
+    )  # fmt: skip
+    model, masker = recipe.model, Masker(Uniform(), Count(10, 14))
+    unseen = batch_of(*scenes(between, 32, seed=9), patches=patches)
+
+    def error() -> float:
+        model.eval()
+        term = Reconstruction(masker)(model, unseen, Step())["cube"]
+        model.train()
+        return term.value().item()
+
+    before = error()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for index in range(60):
+        batch = batch_of(*scenes(seen, 8, seed=index), patches=patches)
+        loss = recipe.objective(model, batch, Step(0, 0, index))["cube"].value()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert error() < 0.3 * before
+
+
+# --- the contract ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize(
+    "patches",
+    [
+        SpectralPatches(16, 8, 5, wavelengths=NM, mean=0.4, std=0.3),
+        SpectralPatches((16, 24), (8, 4), 5, group=2, wavelengths=NM),
+        SpectralPatches(16, 8, 5, wavelengths=NM[:3], names=("VV", "VH"), projections="bands"),
+    ],
+    ids=["bands", "groups", "projections"],
+)
+def test_cubes_keep_the_contract(patches: SpectralPatches, missing: bool) -> None:
+    height, width = (16, 24) if patches.size == (16, 24) else (16, 16)
+    data = list(torch.rand(3, 5, height, width, generator=torch.Generator().manual_seed(0)))
+    if missing:
+        data[1][0, :9, :7] = torch.nan
+    check_modality(patches, data)
+
+
+@pytest.mark.parametrize("masker", [Masker(ChannelPatch(), Natural()), masker_for(Slab(), 0.7)])
+def test_maskers_of_channels_keep_the_contract(masker: Masker) -> None:
+    check_masker(masker, {"a": (5, 3, 2), "b": (4, 2, 3)})
+
+
+def test_a_rule_with_its_own_size_keeps_it() -> None:
+    assert masker_for(ChannelPatch(), 0.5) == Masker(ChannelPatch(ratio=0.5), Natural())
+    assert masker_for(Uniform(), 0.5) == Masker(Uniform(), Ratio(0.5))
+    recipe = mae({"cube": PATCHES}, width=32, depth=1, heads=2, rule=ChannelPatch(), ratio=0.6)
+    assert recipe.objective.masker == Masker(ChannelPatch(ratio=0.6), Natural())
+
+
+def test_controls_take_each_band_for_a_channel() -> None:
+    """What is to be had without a model: a mean a band, a number a patch and band, no NaN."""
+    patches = SpectralPatches(size=8, patch=4, bands=5, wavelengths=NM)
+    pixels = torch.arange(5.0).view(5, 1, 1).expand(5, 8, 8).clone()
+    pixels[2, 0, 0] = torch.nan
+    samples = [{"id": "a", "cube": {"pixels": pixels, "wavelengths": NM}}]
+    means = raw_means(samples, {"cube": patches}).features[0]
+    values = raw_values(samples, {"cube": patches}, most=20).features[0]
+    wanted = [0.0, 1.0, 2 * 63 / 64, 3.0, 4.0]
+    assert means.tolist() == pytest.approx([*wanted, 1.0])  # the last: that it is there
+    assert values.shape == (21,)
+    assert np.isfinite(values).all()

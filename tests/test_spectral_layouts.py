@@ -1,16 +1,22 @@
 """Folders of public sets of band cubes: a small made copy is written, found and read."""
 
+import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from multimask.datasets.formats.cubes import Box
+from multimask.datasets.formats.geokeys import write_geotiff
+from multimask.datasets.formats.geotiff import open_tiff_cube
 from multimask.datasets.layouts import (
     bigearthnet,
     chammi,
     eurosat_ms,
     hyperspectral_scenes,
+    land_cover,
     so2sat,
 )
 from multimask.modalities.spectral import SpectralPatches
@@ -145,3 +151,52 @@ def test_real_bigearthnet_patches(shared_data: Path) -> None:
     table = bigearthnet.bigearthnet(shared_data / "spectral/bigearthnet")
     assert len(table) == 5
     assert table.check(full=True)[0] == []
+
+
+def test_land_cover_windows_are_pure_and_split_by_blocks(tmp_path: Path) -> None:
+    land_cover.write_fake(tmp_path)
+    table = land_cover.land_cover_windows(tmp_path, window=8, block=28 * 2, fewest=1)
+    assert len(table) == 2 * 14 * 14  # every window lies in one field
+    blocks = {
+        split: {
+            b
+            for b, s in zip(table.columns["block"], table.columns["split"], strict=True)
+            if s == split
+        }
+        for split in ("train", "test")
+    }
+    assert blocks["train"]
+    assert blocks["test"]
+    assert not blocks["train"] & blocks["test"]
+    sample = table[17]
+    assert sample["cube"]["pixels"].shape == (12, 8, 8)
+    row, column = map(int, str(sample["id"]).rpartition("/")[2].split(","))
+    truth = open_tiff_cube(tmp_path / sample["scene"] / "LULC.tif")
+    inside = truth.read(Box(row, column, 8, 8), [0])
+    assert (inside == sample["label"]).all()
+    with pytest.raises(ValueError, match="multiple of window"):
+        land_cover.land_cover_windows(tmp_path, block=50)
+    with pytest.raises(ValueError, match="no class has 999"):
+        land_cover.land_cover_windows(tmp_path, fewest=999)
+    with pytest.raises(ValueError, match="expected folders with"):
+        land_cover.land_cover_windows(tmp_path / "scene_0")
+
+
+def test_a_map_on_another_grid_is_refused(tmp_path: Path) -> None:
+    land_cover.write_fake(tmp_path)
+    write_geotiff(tmp_path / "scene_1/LULC.tif", np.ones((1, 56, 56), np.uint8))
+    with pytest.raises(BadSample, match=r"scene_1.*112 x 112"):
+        land_cover.land_cover_windows(tmp_path)
+
+
+def test_real_land_cover_windows_are_those_listed(shared_data: Path) -> None:
+    folder = shared_data / "spectral/terramesh_tiles"
+    with (folder / "lulc_windows.csv").open() as file:
+        listed = {
+            (f"{row['tile']}/{int(row['row']):05d},{int(row['col']):05d}", int(row["lulc_class"]))
+            for row in csv.DictReader(file)
+            if row["size"] == "8"
+        }
+    table = land_cover.land_cover_windows(folder, fewest=0)
+    assert set(zip(table.columns["id"], table.columns["label"], strict=True)) == listed
+    assert list(table.columns["split"]).count("test") > 600

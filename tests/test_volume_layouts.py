@@ -111,7 +111,7 @@ def test_only_the_contrast_agent_shows_the_rim() -> None:
     bright = {
         name: array[rim].mean() / array[white].mean() for name, array in brain.contrasts.items()
     }
-    assert bright["t1c"] > 1.15
+    assert bright["t1ce"] > 1.15
     assert bright["t1"] < 0.85
 
 
@@ -122,7 +122,7 @@ def test_brains_are_written_as_a_table_with_holes(tmp_path: Path) -> None:
     assert files == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nii.gz")}
     from multimask.datasets.formats.volumes import VolumeReader
 
-    contrasts = ("t1", "t1c", "t2", "flair")
+    contrasts = ("t1", "t1ce", "t2", "flair")
     readers = {name: VolumeReader() for name in contrasts} | {"seg": VolumeReader(labels=True)}
     table = Table.from_csv(listing, (*contrasts, "seg"), readers)
     lacking = np.stack([table.missing()[name] for name in contrasts])

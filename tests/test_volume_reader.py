@@ -15,8 +15,16 @@ import torch
 from multimask.datasets.formats.nifti import write_nifti
 from multimask.datasets.formats.volumes import VolumeReader
 from multimask.datasets.table import Table
-from multimask.datasets.volume_transforms import Crop, Flip, Orient, Resample, Window, ZScore
-from multimask.datasets.volumes import Volume, new_volume
+from multimask.datasets.volume_transforms import (
+    Crop,
+    Flip,
+    Orient,
+    Resample,
+    SliceMinMax,
+    Window,
+    ZScore,
+)
+from multimask.datasets.volumes import Volume, as_volume, new_volume
 from multimask.plugins import load
 from multimask.tokens import BadSample
 
@@ -385,6 +393,16 @@ def test_intensities_are_monais() -> None:
     np.testing.assert_allclose(Window(-160, 240)(new_volume(array)).data, window, atol=1e-6)
     theirs = TheirCrop(allow_smaller=True)(torch.from_numpy(array))
     assert CropForeground()(new_volume(array)).data.shape == tuple(np.asarray(theirs).shape)
+
+
+def test_slices_of_a_ct_as_8_bit_pictures(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", [0, 2, 4])
+    volume = VolumeReader(transforms=(SliceMinMax(),)).read(tmp_path / "ct")
+    low, high = volume.data.amin(dim=(2, 3)), volume.data.amax(dim=(2, 3))
+    assert (low == 0).all()
+    torch.testing.assert_close(high, torch.full_like(high, 255.0))
+    flat = SliceMinMax()(as_volume(np.full((2, 4, 4), -2000, np.float32), "flat"))
+    assert not flat.data.any()
 
 
 def test_registered_contrasts_and_labels_are_cropped_and_flipped_alike(tmp_path: Path) -> None:

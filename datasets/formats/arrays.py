@@ -1,20 +1,24 @@
 """Pictures stored as arrays: NPY files and arrays in memory."""
 
+from io import BytesIO
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Shaped
 
-from multimask.datasets.formats.files import AnyPath, Picture, check_size, decoding
+from multimask.datasets.formats.files import FileBytes, Named, Picture, check_size, decoding
 from multimask.tokens import BadSample
 
 Layout = Literal["auto", "chw", "hwc"]
 
 
-def open_npy(path: AnyPath, layout: Layout, max_pixels: int) -> Picture:
+def open_npy(path: Named, layout: Layout, max_pixels: int) -> Picture:
     """A NPY file, memory-mapped: the header is checked now, the numbers are read on use."""
     with decoding(path, "a whole NPY array of numbers"):
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(path, FileBytes):
+            array = np.load(BytesIO(path.data), allow_pickle=False)
+        else:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
     return open_array(array, layout, max_pixels, path, "NPY")
 
 
@@ -22,7 +26,7 @@ def open_array(
     array: Shaped[np.ndarray, "..."],
     layout: Layout,
     max_pixels: int,
-    name: AnyPath = "array",
+    name: Named = "array",
     kind: str = "array",
 ) -> Picture:
     """An array as a picture; its mode says channels and number type: "5 x float32"."""
@@ -33,7 +37,7 @@ def open_array(
 
 
 def channels_first(
-    array: Shaped[np.ndarray, "..."], layout: Layout, name: AnyPath = "array"
+    array: Shaped[np.ndarray, "..."], layout: Layout, name: Named = "array"
 ) -> Shaped[np.ndarray, "c h w"]:
     """Put channels first. (height, width) is one channel; of three axes "auto" takes the shorter
     of first and last, the first when they are equal.

@@ -43,6 +43,7 @@ class BandFolder:
     flips: bool = True
     max_numbers: int = 2**28
 
+    packs_as = "arrays"  # one sample may be several files, or a part of one
     suffixes = ("",)
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
@@ -12,7 +13,22 @@ from jaxtyping import Shaped
 from multimask.tokens import BadSample
 
 File = BufferedReader | BytesIO
+
+
+@dataclass(frozen=True, eq=False)
+class FileBytes:
+    """A file's bytes where no file lies: packed in a store. Readers with `takes_bytes = True` take
+    them in place of a path; messages name the file that it was."""
+
+    name: str
+    data: Any
+
+    def __str__(self) -> str:
+        return self.name
+
+
 AnyPath = str | os.PathLike[str]
+Named = AnyPath | FileBytes  # what is read, or what messages call it
 
 
 @dataclass(frozen=True)
@@ -32,11 +48,14 @@ class Picture:
 
 
 @contextmanager
-def opened(path: AnyPath, what: str) -> Iterator[File]:
+def opened(path: Named, what: str) -> Iterator[File]:
     """The file, open at its first byte. `what` names what it should be: "a picture".
 
     Raises: BadSample for a path that is missing, a folder, unreadable or empty.
     """
+    if isinstance(path, FileBytes):
+        yield BytesIO(path.data)
+        return
     try:
         file = open(path, "rb")  # noqa: SIM115 (closed below; only opening may fail like this)
     except (OSError, ValueError) as error:
@@ -48,7 +67,7 @@ def opened(path: AnyPath, what: str) -> Iterator[File]:
 
 
 @contextmanager
-def decoding(path: AnyPath, what: str) -> Iterator[None]:
+def decoding(path: Named, what: str) -> Iterator[None]:
     """Turn whatever a decoder raises into a `BadSample`: on damaged data, that may be anything."""
     try:
         yield
@@ -60,7 +79,7 @@ def decoding(path: AnyPath, what: str) -> Iterator[None]:
         ) from error
 
 
-def check_size(path: AnyPath, height: int, width: int, channels: int, max_pixels: int) -> None:
+def check_size(path: Named, height: int, width: int, channels: int, max_pixels: int) -> None:
     """Refuse, before anything is decoded, what would not fit into memory."""
     if height * width * max(1, channels / 4) > max_pixels:  # a picture has up to four channels
         raise BadSample(

@@ -11,13 +11,13 @@ from jaxtyping import Float, Num, Shaped, UInt8
 from torch import Generator, Tensor
 
 from multimask.datasets.formats.arrays import Layout, open_array, open_npy
-from multimask.datasets.formats.files import AnyPath, Picture, opened
+from multimask.datasets.formats.files import Named, Picture, opened
 from multimask.datasets.formats.pictures import open_jpeg, open_other
 from multimask.datasets.formats.tiff import open_tiff
 from multimask.datasets.transforms import Crop, RandomResizedCrop, ResizeCrop, Transform
 from multimask.tokens import BadSample
 
-Source = AnyPath | Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."]
+Source = Named | Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."]
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"),
@@ -69,6 +69,8 @@ class ImageReader:
     strict: bool = True
     max_pixels: int = 89_478_485  # a GiB of 24-bit pixels, Pillow's own limit too
 
+    takes_bytes = True  # of a packed file, as `FileBytes`
+    rereads = True
     suffixes = SUFFIXES
     """What a folder's files must end in (any case) to be taken for pictures."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 
-from multimask.datasets.formats.files import AnyPath
+from multimask.datasets.formats.files import Named
 from multimask.tokens import BadSample
 
 END = b"\xff\xd9"
@@ -17,7 +17,7 @@ KEPT = {0xE0, 0xEE}  # JFIF and Adobe say how colours are stored; other APPn and
 
 
 def decode_jpeg(
-    data: bytes, path: AnyPath, size: tuple[int, int], grey: bool, shrink: int, strict: bool
+    data: bytes, path: Named, size: tuple[int, int], grey: bool, shrink: int, strict: bool
 ) -> UInt8[np.ndarray, "h w c"]:
     """Pixels of a JPEG file's bytes, one channel where `grey`, else RGB (CMYK is converted).
 

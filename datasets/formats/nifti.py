@@ -150,14 +150,18 @@ def data_of(path: AnyPath, header: Any, start: bytes) -> tuple[AnyPath, int]:
 
 
 def write_nifti(
-    path: AnyPath, volume: Volume, on_source: bool = True, fill: float | int = 0.0
+    path: AnyPath,
+    volume: Volume,
+    on_source: bool = True,
+    fill: float | int = 0.0,
+    dtype: str | None = None,
 ) -> None:
     """Write a volume as NIfTI, in the numbers of the file it came from.
 
     on_source: on that file's own grid, so that the two lie on each other voxel by voxel: what
     transforms turned, cut out or resampled is put back; voxels they cut away get `fill`.
     Otherwise on the volume's own grid. The affine goes into sform and, where it has no shear,
-    into qform.
+    into qform. dtype: of the stored numbers; else int16 for labels and float32.
     """
     import nibabel
 
@@ -167,7 +171,7 @@ def write_nifti(
         affine = volume.source_affine
     else:
         data, affine = volume.in_file_numbers(), volume.affine
-    stored = data.astype(np.int16 if volume.discrete else np.float32)
+    stored = data.astype(dtype or (np.int16 if volume.discrete else np.float32))
     array = np.moveaxis(stored.transpose(0, 3, 2, 1), 0, -1)  # x, y, z, channel
     image = nibabel.Nifti1Image(array[..., 0] if len(data) == 1 else array, affine)
     image.header.set_xyzt_units("mm")

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from multimask.datasets.formats.files import AnyPath, File, Picture, check_size, decoding
+from multimask.datasets.formats.files import File, Named, Picture, check_size, decoding
 from multimask.datasets.formats.jpeg import decode_jpeg
 from multimask.tokens import BadSample
 
@@ -17,7 +17,7 @@ SCALED_BY_PILLOW = ("PPM", "PNG")  # mode I then holds 0..65535
 MIRRORED = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}
 
 
-def open_jpeg(file: File, path: AnyPath, max_pixels: int, strict: bool) -> Picture:
+def open_jpeg(file: File, path: Named, max_pixels: int, strict: bool) -> Picture:
     """A JPEG; grey ones have one channel, all others (CMYK too) are RGB. The file is read whole."""
     data = file.read()
     image = _header(BytesIO(data), path, max_pixels)
@@ -32,7 +32,7 @@ def open_jpeg(file: File, path: AnyPath, max_pixels: int, strict: bool) -> Pictu
     return Picture(height, width, image.mode, "JPEG", pixels, shrinks=True)
 
 
-def open_other(file: File, path: AnyPath, max_pixels: int, channels: int | None) -> Picture:
+def open_other(file: File, path: Named, max_pixels: int, channels: int | None) -> Picture:
     """Any other format that Pillow reads; of an animation the first frame.
 
     Palettes become RGB. Transparency is laid over white, unless as many `channels` as there are
@@ -51,7 +51,7 @@ def open_other(file: File, path: AnyPath, max_pixels: int, channels: int | None)
     return Picture(height, width, image.mode, image.format or "", pixels)
 
 
-def _header(file: File, path: AnyPath, max_pixels: int) -> Image.Image:
+def _header(file: File, path: Named, max_pixels: int) -> Image.Image:
     expected = "a picture (JPEG, PNG, TIFF, WebP, BMP, GIF, PGM ... or a NPY array)"
     with decoding(path, expected):
         try:

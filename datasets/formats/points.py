@@ -73,8 +73,11 @@ class PointReader:
     nonfinite: Literal["error", "drop"] = "error"
     max_points: int = 50_000_000
 
+    rereads = True
     suffixes = SUFFIXES
     """What a folder's files must end in (any case) to be taken for clouds."""
+    array_dims = 2
+    """Axes of one cloud as an array: a NPY with three holds many."""
 
     def __post_init__(self) -> None:
         if self.num_points is not None and self.num_points < 1:

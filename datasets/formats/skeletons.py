@@ -16,6 +16,7 @@ from multimask.datasets.formats.keypoints import probe_keypoints, read_keypoints
 from multimask.datasets.formats.motion import Motion
 from multimask.datasets.formats.motion_arrays import as_motion, probe_array, read_array
 from multimask.datasets.formats.ntu_skeleton import probe_ntu, read_ntu
+from multimask.datasets.formats.skeleton_facts import suggested
 from multimask.datasets.motion import Augment, Centre, Clip, centred, most_active
 from multimask.tokens import BadSample
 
@@ -62,7 +63,26 @@ class SkeletonReader:
     skeleton: str | None = None
     ends: bool = False
 
+    rereads = True
     suffixes = (".skeleton", ".json", ".bvh", ".amc", ".npy", ".npz")
+    whole_arrays = True
+    suggests = staticmethod(suggested)
+
+    @classmethod
+    def fitted(cls, tokenizer: Any, augment: bool) -> "SkeletonReader":
+        """The reader that gives a tokenizer its frames, bodies, joints and dims, the root at zero
+        where a clip begins: random crops, turned about the vertical, to train on (`augment`), else
+        the middle."""
+        turn = 180.0 if tokenizer.dims == 3 else 0.0
+        return cls(
+            Clip(tokenizer.frames),
+            tokenizer.bodies,
+            len(tokenizer.topology),
+            tokenizer.dims,
+            "clip",
+            tokenizer.topology.root,
+            Augment(turn=turn, up="z" if tokenizer.up == "z" else "y") if augment else None,
+        )
 
     def __post_init__(self) -> None:
         if sorted(self.axes) not in (sorted("mtvc"), sorted("tvc")):

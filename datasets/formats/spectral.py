@@ -70,12 +70,16 @@ class SpectralReader:
     backend: Backend = "auto"
     max_numbers: int = 2**28
 
+    packs_as = "arrays"  # one sample may be several files, or a part of one
     suffixes = SUFFIXES
 
     @classmethod
     def fitted(cls, tokenizer: Any, augment: bool) -> "SpectralReader":
-        """The reader that gives a tokenizer its `size`; mirrored at random where `augment`."""
-        return cls(size=tokenizer.size, flips=augment)
+        """The reader that gives a tokenizer its `size`, with the scale and nodata it remembers;
+        mirrored at random where `augment`."""
+        return cls(
+            scale=tokenizer.scale, nodata=tokenizer.nodata, size=tokenizer.size, flips=augment
+        )
 
     def open(self, source: Any) -> CubeFile:
         """The file's header, of the sample's index where the cell names one; or an array's."""

@@ -1,19 +1,20 @@
 """TIFFs that Pillow reads with loss or not at all: many channels, 16 bit, floats, pages."""
 
 import logging
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
 
-from multimask.datasets.formats.files import AnyPath, Picture, check_size, decoding
+from multimask.datasets.formats.files import FileBytes, Named, Picture, check_size, decoding
 from multimask.tokens import BadSample
 
 ALPHA = {1, 2}  # of the tag ExtraSamples: transparency; any other extra sample is one more band
 INTENSITIES = {"MINISWHITE", "MINISBLACK", "RGB"}  # samples are no palette indices, no inks
 
 
-def open_tiff(path: AnyPath, channels: int | None, max_pixels: int) -> Picture | None:
+def open_tiff(path: Named, channels: int | None, max_pixels: int) -> Picture | None:
     """A TIFF as an array; None where Pillow reads all there is (8-bit grey, colour, palette).
 
     Pages of one size are channels where the file says so (ImageJ, OME), where exactly `channels`
@@ -23,7 +24,7 @@ def open_tiff(path: AnyPath, channels: int | None, max_pixels: int) -> Picture |
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # else a line per odd tag
     try:
-        with tifffile.TiffFile(path) as file:
+        with tifffile.TiffFile(on_disk_or_in_memory(path)) as file:
             series, page = file.series[0], file.pages.first
             stacked = _pages_are_channels(series, page, channels)
             if not stacked and _pillow_suffices(page):
@@ -65,12 +66,12 @@ def _pillow_suffices(page: Any) -> bool:
     return page.bitspersample <= 8 and (extra == 0 or alpha)
 
 
-def _read(path: AnyPath, stacked: bool) -> Shaped[np.ndarray, "..."]:
+def _read(path: Named, stacked: bool) -> Shaped[np.ndarray, "..."]:
     import tifffile
 
     with decoding(path, "a whole TIFF picture"):
         try:
-            with tifffile.TiffFile(path) as file:
+            with tifffile.TiffFile(on_disk_or_in_memory(path)) as file:
                 return file.series[0].asarray() if stacked else file.pages.first.asarray()
         except ValueError as error:
             if "imagecodecs" not in str(error):
@@ -79,3 +80,8 @@ def _read(path: AnyPath, stacked: bool) -> Shaped[np.ndarray, "..."]:
                 f"{path}: expected a TIFF that can be unpacked, found a compression that needs "
                 "`pip install imagecodecs`."
             ) from error
+
+
+def on_disk_or_in_memory(path: Named) -> Any:
+    """What tifffile opens."""
+    return BytesIO(path.data) if isinstance(path, FileBytes) else path

@@ -11,14 +11,14 @@ from torch import Generator, Tensor
 from multimask.datasets.formats.dicom import is_dicom, open_dicom
 from multimask.datasets.formats.files import AnyPath, decoding, opened
 from multimask.datasets.formats.metaimage import open_metaimage
-from multimask.datasets.formats.nifti import GZIP, is_nifti, open_nifti
+from multimask.datasets.formats.nifti import GZIP, is_nifti, open_nifti, write_nifti
 from multimask.datasets.formats.nrrd import open_nrrd
 from multimask.datasets.formats.voxels import Voxels, check_voxels
-from multimask.datasets.volume_transforms import Orient, VolumeTransform
+from multimask.datasets.volume_transforms import Orient, VolumeTransform, steps
 from multimask.datasets.volumes import Volume, as_volume
 from multimask.tokens import BadSample
 
-Source = AnyPath | Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."]
+Source = AnyPath | Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."] | Volume
 
 NPY = b"\x93NUMPY"
 
@@ -31,7 +31,8 @@ class VolumeReader:
     are what the file means (Hounsfield units in CT). Geometry is kept: see `datasets.volumes`. NPY
     files and arrays, `(z, y, x)` or `(channels, z, y, x)`, have none and count as 1 mm, R A S.
     Uncompressed NIfTI, MetaImage, NRRD and NPY are mapped: where all transforms are crops, turns
-    and flips, only the voxels asked for are read.
+    and flips, only the voxels asked for are read. A `Volume` is taken on from where it is: what a
+    store holds can be cropped and flipped further, and only the box that is asked for is read.
 
     Args:
         transforms: applied in order (see `datasets.volume_transforms`); those that draw do so from
@@ -57,6 +58,8 @@ class VolumeReader:
     series: str | None = None
     max_voxels: int = 2**29
 
+    packs_as = "arrays"  # unpacked once, not in every epoch; DICOM series are folders anyway
+    rereads = True
     suffixes = (".nii", ".nii.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".npy")
     """What a folder's files must end in. Not .dcm: a DICOM series is a folder (`layouts.dicom`)."""
 
@@ -68,27 +71,45 @@ class VolumeReader:
         if not isinstance(self.transforms, tuple):
             raise ValueError("VolumeReader: transforms must be a tuple.")
 
+    @classmethod
+    def fitted(cls, tokenizer: Any, augment: bool) -> "VolumeReader":
+        """The reader that gives a tokenizer its size, spacing, channels and intensities: random
+        boxes to train on (`augment`), else the middle of a volume."""
+        made = steps(tokenizer.size, tokenizer.spacing, tokenizer.intensity, augment=augment)
+        return cls(transforms=made, channels=tokenizer.channels)
+
+    def write(self, path: AnyPath, value: Volume, data: Shaped[Tensor, "c z y x"]) -> None:
+        """Other data of a volume that was read, as NIfTI on the grid and in the numbers of the file
+        that it came from."""
+        write_nifti(path, replace(value, data=data))
+
+    writes = ".nii.gz"
+    """What files that `write` makes end in."""
+
     def probe(self, source: Source) -> dict[str, Any]:
         """What the header says: sizes, spacing in mm, orientation, dtype, format, channels.
 
         Voxels are not read, so damage behind the header is not found.
         """
-        if isinstance(source, np.ndarray | Tensor):
-            volume = as_volume(source, "array")
+        if isinstance(source, np.ndarray | Tensor | Volume):
+            volume = source if isinstance(source, Volume) else as_volume(source, "array")
             sizes = dict(zip(("z", "y", "x"), volume.size, strict=True))
             return {"channels": len(volume.data), **sizes, "format": "array"}
         return self._open(source).describe()
 
     def read(self, source: Source, generator: Generator | None = None) -> Volume:
-        """One volume, from a path or an array."""
-        if isinstance(source, np.ndarray | Tensor):
+        """One volume, from a path, an array or a volume."""
+        if isinstance(source, Volume):
+            name, volume, slope, intercept = "a volume", source.arrays(), 1.0, 0.0
+        elif isinstance(source, np.ndarray | Tensor):
             name, volume, slope, intercept = "array", as_volume(source, "array"), 1.0, 0.0
         else:
             name, voxels = str(source), self._open(source)
             slope, intercept = voxels.slope, voxels.intercept
             volume = as_volume(voxels.load(), name)
             volume = replace(volume, affine=voxels.affine, source_affine=voxels.affine)
-        volume = replace(self._chosen(volume, name), discrete=self.labels)
+        discrete = self.labels or volume.discrete
+        volume = replace(self._chosen(volume, name), discrete=discrete)
         views = 0
         while views < len(self.transforms) and self.transforms[views].only_views:
             volume = self.transforms[views](volume, generator)
@@ -151,7 +172,7 @@ class VolumeReader:
                     "or infinite; VolumeReader(nan=0.0) puts a number there."
                 )
             data = np.where(np.isfinite(data), data, self.nan)
-        if not self.labels:
+        if not volume.discrete:
             return replace(volume, data=data.astype(np.float32, copy=False))
         whole = np.rint(data).astype(np.int64)
         if data.dtype.kind == "f" and np.abs(whole - data).max() > 1e-3:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "pretrain": "pre-train a model on your files",
+    "pack": "write files into a store: few large files, read at random like raw ones",
     "finetune": "train a saved model and a head on labels, beside random weights",
     "embed": "one vector a sample, from a saved model",
     "probe": "what a saved model's vectors are worth, beside random weights",

@@ -10,6 +10,7 @@ import numpy as np
 
 from multimask import evaluation, pictures
 from multimask.checkpoints import load
+from multimask.cli.answers import write_answers
 from multimask.cli.data import (
     as_batch,
     file_table,
@@ -18,12 +19,16 @@ from multimask.cli.data import (
     open_table,
     parts_of,
     reader_of,
+    tell_skipped,
     tokenizer_of,
 )
 from multimask.cli.doctor import doctor
+from multimask.cli.embedding import Embed, embed
 from multimask.cli.experiment import RunFlags, Study, build_recipe, carry_out
 from multimask.cli.finetune import Finetune, finetune
 from multimask.cli.flags import from_command_line, guarded
+from multimask.cli.pack import Pack, pack
+from multimask.masking.budgets import Counting
 from multimask.model import MaskedModel
 from multimask.plugins import from_config, to_config
 from multimask.tokens import Step
@@ -41,44 +46,14 @@ class Pretrain(RunFlags):
 def pretrain(flags: Pretrain) -> None:
     if flags.data is None:
         raise ValueError("pretrain: name your files with --data PATH.")
-    tokenizer = tokenizer_of(flags.kind, flags.set)
+    tokenizer = tokenizer_of(flags.kind, flags.set, flags.data)
     table = open_table(flags.data, flags.kind, flags.kind, tokenizer)
     train, test = parts_of(table, flags.held_out, flags.limit)
-    if (augmenting := reader_of(flags.kind, tokenizer, augment=True)) is not None:
+    augmenting = reader_of(flags.kind, tokenizer, augment=True)
+    if augmenting is not None and train.readers[flags.kind] is not None:
         train = train.with_readers(**{flags.kind: augmenting})
     label = flags.label if flags.label in table.columns else None
     carry_out(flags, Study({flags.kind: tokenizer}, train, test, label))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Embed:
-    """Write one vector a sample, with ids and labels, as NPZ."""
-
-    model: Annotated[Path, "folder of a saved model"]
-    data: Annotated[Path, "folder, CSV, Parquet, NPY or NPZ"]
-    out: Annotated[Path, "NPZ file: ids, features, and every label column"] = Path("features.npz")
-    batch_size: Annotated[int, "samples at a time; changes nothing but speed"] = 64
-    workers: Annotated[int, "processes that read data"] = 0
-    device: Annotated[str, "auto, cpu, cuda"] = "auto"
-    pool: Annotated[str, "mean of the tokens, or global: the first global token"] = "mean"
-
-
-def embed(flags: Embed) -> None:
-    model = load(flags.model)
-    made = evaluation.embed(
-        model,
-        model_table(model, flags.data),
-        batch_size=flags.batch_size,
-        workers=flags.workers,
-        device=flags.device,
-        pool=flags.pool,
-    )
-    flags.out.parent.mkdir(parents=True, exist_ok=True)
-    labels = {f"label_{name}": values.astype(str) for name, values in made.labels.items()}
-    arrays = {"ids": np.array(made.ids), "features": made.features} | labels
-    np.savez(flags.out, **arrays)  # pyright: ignore[reportArgumentType]
-    print(f"{len(made.ids)} vectors of {made.features.shape[1]} numbers in {flags.out}")
-    tell_skipped(made.skipped)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,18 +114,25 @@ class Reconstruct:
     ratio: Annotated[float, "share of tokens hidden"] = 0.75
     limit: Annotated[int, "how many samples"] = 8
     seed: Annotated[int, "of the masks"] = 0
+    files: Annotated[Path | None, "folder for the answers as files like the data's own"] = None
 
 
 def reconstruct(flags: Reconstruct) -> None:
     model = load(flags.model)
     table = model_table(model, flags.data).head(flags.limit)
     batch, skipped = as_batch(table, model.tokenizers)
-    masker = masker_of(flags.masker, flags.ratio)
+    masker = masker_of(flags.masker, flags.ratio, model.tokenizers)
     drawn = pictures.reconstruction_rows(model, batch, masker, Step(flags.seed))
     write_picture(drawn, flags.out)
     errors = evaluation.reconstruction_error(model, table, masker, seed=flags.seed)
     print(errors)
     tell_skipped(skipped)
+    if flags.files is None:
+        return
+    written = write_answers(model, table, masker, flags.seed, flags.files)
+    if not written:
+        raise ValueError("--files: readers of this kind of data cannot write files.")
+    print(f"{len(written)} files in {flags.files}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,17 +144,18 @@ class Masks:
     set: Annotated[tuple[str, ...], "fields of the kind's tokenizer: size=96x160,patch=8"] = ()
     masker: Annotated[str, "who is hidden, by plug-in name"] = "random"
     ratio: Annotated[float, "share of tokens hidden"] = 0.75
+    counting: Annotated[Counting, "which of them is floored when the ratio is a count"] = "visible"
     limit: Annotated[int, "how many samples"] = 4
     seed: Annotated[int, "of the masks"] = 0
     out: Annotated[Path, "picture"] = Path("masks.png")
 
 
 def masks(flags: Masks) -> None:
-    tokenizer = tokenizer_of(flags.kind, flags.set)
+    tokenizer = tokenizer_of(flags.kind, flags.set, flags.data)
     table = file_table(flags.data, flags.kind, flags.kind, tokenizer).head(flags.limit)
     batch, skipped = as_batch(table, {flags.kind: tokenizer})
     model = MaskedModel({flags.kind: tokenizer}, width=48, depth=1, heads=3)
-    masker = masker_of(flags.masker, flags.ratio)
+    masker = masker_of(flags.masker, flags.ratio, model.tokenizers, flags.counting)
     write_picture(pictures.masks(model, batch, masker, seed=flags.seed), flags.out)
     tokens = model.tokenize(batch)
     generators = Step(flags.seed).generators(batch.sample_ids, "masking")
@@ -200,7 +183,8 @@ def describe(flags: Describe) -> None:
         raise ValueError("describe: give either --model FOLDER or --kind NAME.")
     if flags.model is not None:
         ratio = 0.75 if flags.ratio is None else flags.ratio
-        print(load(flags.model).describe(masker_of(flags.masker or "random", ratio)))
+        model = load(flags.model)
+        print(model.describe(masker_of(flags.masker or "random", ratio, model.tokenizers)))
         return
     assert flags.kind is not None  # checked above
     study_modalities = {flags.kind: tokenizer_of(flags.kind, flags.set)}
@@ -210,6 +194,7 @@ def describe(flags: Describe) -> None:
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "pretrain": (Pretrain, pretrain),
+    "pack": (Pack, pack),
     "finetune": (Finetune, finetune),
     "embed": (Embed, embed),
     "probe": (Probe, probe),
@@ -232,10 +217,3 @@ def write_picture(picture: np.ndarray | None, file: Path) -> None:
         raise ValueError("none of the modalities can be drawn: their tokenizers have no picture.")
     pictures.save(picture, file)
     print(f"picture in {file}")
-
-
-def tell_skipped(skipped: Sequence[tuple[str, str]]) -> None:
-    if skipped:
-        print(f"{len(skipped)} samples could not be read:")
-        for name, reason in skipped:
-            print(f"  {name}: {reason}")

@@ -1,15 +1,21 @@
 """From names on the command line to tokenizers, maskers, tables and batches."""
 
+import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from multimask import plugins
 from multimask.cli.flags import size
+from multimask.datasets.cells import stored_arrays
+from multimask.datasets.store import is_store, open_store, packings
 from multimask.datasets.table import Table
-from multimask.masking import Masker, Ratio
+from multimask.masking import Masker, masker_for
+from multimask.masking.budgets import Counting
+from multimask.masking.rules import Rule
 from multimask.modality import Tokenizer, collate
 from multimask.model import MaskedModel
 from multimask.plugins import name_of
@@ -18,17 +24,44 @@ from multimask.tokens import BadSample, Batch, Samples
 TABLES = (".csv", ".parquet", ".npy", ".npz")
 
 
-def tokenizer_of(kind: str, settings: Sequence[str]) -> Tokenizer:
-    """A kind's tokenizer with fields given as `name=value`; sizes are written 96x160."""
-    made: dict[str, Any] = {}
+def tokenizer_of(kind: str, settings: Sequence[str], data: Path | None = None) -> Tokenizer:
+    """A kind's tokenizer with fields given as `name=value`; sizes are written 96x160, and what
+    follows a value without a name is one more: `names=VV,VH`. What is not given the files may tell,
+    where the kind's reader knows how (`suggests`)."""
+    given: dict[str, list[Any]] = {}
+    name = ""
     for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals:
+        before, equals, text = setting.rpartition("=")
+        name = before.strip() if equals else name
+        if not name:
             raise ValueError(f"--set {setting}: write name=value.")
-        made[name.strip()] = value_of(text)
+        given.setdefault(name, []).append(value_of(text))
     cls = plugins.load("modalities", kind)
+    takes = inspect.signature(cls).parameters
+    made: dict[str, Any] = {
+        name: declared(values, takes[name].annotation if name in takes else None)
+        for name, values in given.items()
+    }
+    if data is not None and kind in plugins.available("readers"):
+        reader = plugins.load("readers", kind)
+        made = (reader.suggests(data) if hasattr(reader, "suggests") else {}) | made
+    if hasattr(cls, "spelled"):  # it has fields that are no plain words and numbers
+        made = cls.spelled(made)
     plugins.check_arguments(f"kind {kind!r}", cls, made)
     return cls(**made)
+
+
+def declared(values: Sequence[Any], annotation: Any) -> Any:
+    """What a field holds: one value, or a tuple of them where there are several or the field is a
+    tuple of any length; whole numbers as floats where it holds only these."""
+    if mentions(annotation, float) and not mentions(annotation, int):
+        values = [float(value) if type(value) is int else value for value in values]
+    several = len(values) > 1 or get_args(annotation)[1:] == (Ellipsis,)
+    return tuple(values) if several else values[0]
+
+
+def mentions(annotation: Any, kind: type) -> bool:
+    return annotation is kind or any(mentions(inner, kind) for inner in get_args(annotation))
 
 
 def value_of(text: str) -> Any:
@@ -43,8 +76,17 @@ def value_of(text: str) -> Any:
     return yaml.safe_load(text)
 
 
-def masker_of(name: str, ratio: float) -> Masker:
-    return Masker(plugins.load("parts", name)(), Ratio(ratio))
+def rule_of(name: str, tokenizers: Mapping[str, Tokenizer]) -> Rule:
+    """A masker's rule by name. One that must know what is masked (body parts: the skeleton) is
+    `fitted` to the first tokenizer; a rule for several kinds is built in Python."""
+    cls = plugins.load("parts", name)
+    return cls.fitted(next(iter(tokenizers.values()))) if hasattr(cls, "fitted") else cls()
+
+
+def masker_of(
+    name: str, ratio: float, tokenizers: Mapping[str, Tokenizer], counting: Counting = "visible"
+) -> Masker:
+    return masker_for(rule_of(name, tokenizers), ratio, counting)
 
 
 def reader_of(kind: str, tokenizer: Tokenizer, augment: bool) -> Any:
@@ -56,15 +98,43 @@ def reader_of(kind: str, tokenizer: Tokenizer, augment: bool) -> Any:
     return cls.fitted(tokenizer, augment) if hasattr(cls, "fitted") else cls()
 
 
+def plain_reader(kind: str) -> Any:
+    """The reader plug-in of the same name as it comes: native sizes."""
+    return plugins.load("readers", kind)() if kind in plugins.available("readers") else None
+
+
 def open_table(path: Path, modality: str, kind: str, tokenizer: Tokenizer) -> Table:
-    return Table.open(path, modality=modality, reader=reader_of(kind, tokenizer, augment=False))
+    reader = reader_of(kind, tokenizer, augment=False)
+    if is_store(path):
+        return open_packed(path, modality, reader)
+    return Table.open(path, modality=modality, reader=reader)
+
+
+def open_packed(path: Path, modality: str, reader: Any) -> Table:
+    """One modality of a store, with the other columns; what is packed as arrays is read again only
+    by a reader that can."""
+    found = packings(path)
+    if modality not in found:
+        raise ValueError(f"{path}: expected the modality {modality!r}, found {sorted(found)}.")
+    rereads = found[modality].stored != "arrays" or getattr(reader, "rereads", False)
+    table = open_store(path, {modality: reader} if rereads else None)
+    others = set(table.readers) - {modality}
+    columns = {name: column for name, column in table.columns.items() if name not in others}
+    return replace(table, columns=columns, readers={modality: table.readers[modality]})
 
 
 def file_table(path: Path, modality: str, kind: str, tokenizer: Tokenizer) -> Table:
-    """A table, or a single file as a table of one row."""
-    if path.is_dir() or path.suffix.lower() in TABLES or not path.exists():
-        return open_table(path, modality, kind, tokenizer)
+    """A table, or a single file as a table of one row. An array file holds many samples unless the
+    kind's reader says that it is one: always (`whole_arrays`), or a NPY of as many axes as one
+    sample has (`array_dims`)."""
     reader = reader_of(kind, tokenizer, augment=False)
+    suffix, dims = path.suffix.lower(), getattr(reader, "array_dims", None)
+    arrays = suffix in (".npy", ".npz") and getattr(reader, "whole_arrays", False)
+    if suffix == ".npy" and dims is not None and path.is_file():
+        arrays = stored_arrays(path, modality)[modality].ndim == dims
+    listed = suffix in TABLES and not arrays
+    if is_store(path) or path.is_dir() or listed or not path.exists():
+        return open_table(path, modality, kind, tokenizer)
     return Table.of({modality: [path.name]}, {modality: reader}, root=path.parent)
 
 
@@ -86,8 +156,11 @@ def only_modality(model: MaskedModel) -> str:
     return names[0]
 
 
-def parts_of(table: Table, held_out: float, limit: int | None) -> tuple[Table, Table]:
-    """Training and test rows: the data's own split, else a share held out by id."""
+def parts_of(
+    table: Table, held_out: float, limit: int | None, by: str | None = None
+) -> tuple[Table, Table]:
+    """Training and test rows: the data's own split, else a share held out by id, or by whole groups
+    of rows that agree in the column `by`."""
     train = test = None
     if "split" in table.columns:
         named = set(table.columns["split"])
@@ -95,7 +168,7 @@ def parts_of(table: Table, held_out: float, limit: int | None) -> tuple[Table, T
         if "train" in named and other is not None:
             train, test = table.where(split="train"), table.where(split=other)
     if train is None or test is None:
-        train, test = table.split_off(held_out, seed=0)
+        train, test = table.split_off(held_out, seed=0, by=by)
     return (train, test) if limit is None else (train.head(limit), test.head(limit))
 
 
@@ -118,3 +191,10 @@ def as_batch(
     if not good:
         raise ValueError(f"nothing could be read; the first: {skipped[0][0]}: {skipped[0][1]}")
     return collate(good, tokenizers), skipped
+
+
+def tell_skipped(skipped: Sequence[tuple[str, str]]) -> None:
+    if skipped:
+        print(f"{len(skipped)} samples could not be read:")
+        for name, reason in skipped:
+            print(f"  {name}: {reason}")

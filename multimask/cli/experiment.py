@@ -22,10 +22,11 @@ import torch
 
 from multimask import evaluation, pictures, plugins
 from multimask.checkpoints.folder import write_whole
-from multimask.cli.data import as_batch
+from multimask.cli.data import as_batch, rule_of
 from multimask.cli.flags import to_yaml
 from multimask.cli.measures import MEASURES, Scores, asked, labelled, scores
 from multimask.cli.study import RunFlags, Study
+from multimask.masking import Masker, Ratio, Uniform
 from multimask.methods.recipe import Recipe
 from multimask.modality import Tokenizer
 from multimask.training.checkpoints import Checkpoints
@@ -66,7 +67,11 @@ def build_recipe(
         if getattr(flags, name) is not None
     }
     if flags.masker is not None:
-        asked["rule"] = plugins.load("parts", flags.masker)()
+        asked["rule"] = rule_of(flags.masker, modalities)
+    if "masker" in takes and "rule" not in takes and {"rule", "ratio"} & set(asked):
+        # a method that wants the two together
+        budget = Ratio(asked.pop("ratio")) if "ratio" in asked else Ratio()
+        asked["masker"] = Masker(asked.pop("rule", Uniform()), budget, ragged=True)
     asked |= arguments or {}
     refused = sorted(set(asked) - set(takes))
     if refused:

@@ -4,6 +4,7 @@ shows nothing about a model."""
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange, reduce
@@ -27,12 +28,12 @@ def raw_values(
 ) -> Embeddings:
     """Token values side by side, averaged down until a modality has at most `most` numbers: first
     over each token's values per channel, then over neighbouring tokens. In sets, tokens' places
-    stand beside their values. What a sample lacks is zeros and a last column that says so. All
-    samples must have one size.
+    stand beside their values. What a sample or a token lacks is zeros; a last column says whether
+    the sample is there. All samples must have one size.
     """
 
     def compute(batch: Batch) -> Tensor:
-        return side_by_side(batch, tokenizers, lambda tokens, c: downsampled(tokens, c, most))
+        return side_by_side(batch, tokenizers, lambda tokens, c, axis: downsampled(tokens, c, most))
 
     return stream(samples, tokenizers, compute, batch_size=batch_size, workers=workers)
 
@@ -45,15 +46,24 @@ def raw_means(
     workers: int = 0,
 ) -> Embeddings:
     """The mean of every channel over the whole sample; where a tokenizer states no channels, of
-    every number of a token. What a sample lacks is zeros and a last column that says so."""
+    every number of a token; where it states a `channel_axis`, of each place along that axis of its
+    lattice. What a sample lacks is zeros and a last column that says so."""
 
     def compute(batch: Batch) -> Tensor:
-        return side_by_side(batch, tokenizers, lambda tokens, c: channel_means(tokens, c).mean(1))
+        return side_by_side(batch, tokenizers, overall_means)
 
     return stream(samples, tokenizers, compute, batch_size=batch_size, workers=workers)
 
 
-Summary = Callable[[Tokens, int], Float[Tensor, "r d"]]
+@runtime_checkable
+class HasChannelAxis(Protocol):
+    """A tokenizer whose channels are tokens of their own: which axis of its lattice counts them."""
+
+    @property
+    def channel_axis(self) -> int: ...
+
+
+Summary = Callable[[Tokens, int, int | None], Float[Tensor, "r d"]]
 POOLS: tuple[Callable[..., Tensor], ...] = (
     F.adaptive_avg_pool1d,
     F.adaptive_avg_pool2d,
@@ -67,11 +77,12 @@ def side_by_side(
     columns = []
     for name, tokenizer in sorted(tokenizers.items()):
         channels = tokenizer.channels if isinstance(tokenizer, HasChannels) else tokenizer.token_dim
-        empty = summary(*with_places(blank(name, tokenizer), channels))
+        axis = tokenizer.channel_axis if isinstance(tokenizer, HasChannelAxis) else None
+        empty = summary(*with_places(blank(name, tokenizer), channels), axis)
         whole = torch.zeros(batch.size, empty.shape[1] + 1)
         if name in batch.parts:
             tokens = tokenizer(batch.parts[name])
-            found = summary(*with_places(tokens, channels))
+            found = summary(*with_places(tokens, channels), axis)
             if found.shape[1] != whole.shape[1] - 1:
                 raise ValueError(
                     f"raw features of {name!r}: a sample has {tokens.values.shape[1]} tokens, the "
@@ -130,11 +141,20 @@ def shrunk(grid: Grid, most: int) -> list[int]:
     return sides
 
 
+def overall_means(tokens: Tokens, channels: int, axis: int | None) -> Float[Tensor, "r d"]:
+    """Of each channel; where tokens are channels, of each place along that axis of the lattice."""
+    means = channel_means(tokens, channels)
+    if tokens.grid is None or axis is None:
+        return means.mean(dim=1)
+    lattice = means.unflatten(1, tokens.grid).movedim(1 + axis, 1)
+    return lattice.unsqueeze(2).flatten(2, -2).mean(dim=2).flatten(1)
+
+
 def channel_means(tokens: Tokens, channels: int) -> Float[Tensor, "r n c"]:
     return reduce(existing_values(tokens), "r n (e c) -> r n c", "mean", c=channels)
 
 
 def existing_values(tokens: Tokens) -> Float[Tensor, "r n c"]:
-    """Values as floats; zeros where a token does not exist."""
-    values = tokens.values.float()
+    """Values as floats; zeros where a token, or a number of it (NaN), does not exist."""
+    values = tokens.values.float().nan_to_num(nan=0.0)
     return values if tokens.valid is None else values.masked_fill(~tokens.valid[..., None], 0.0)

@@ -19,8 +19,10 @@ def batches(
     batch_size: int,
     workers: int = 0,
     ignored: Collection[str] = (),
+    groups: Sequence[list[int]] | None = None,
 ) -> Iterable[Batch]:
-    """Batches of these modalities. Other keys are labels; the `ignored` are dropped.
+    """Batches of these modalities. Other keys are labels; the `ignored` are dropped. `groups`
+    names the rows of each batch; else all rows in order, `batch_size` at a time.
 
     `Batch.skipped` lists samples that raised BadSample or OSError; a batch of which nothing is
     left has size 0.
@@ -30,12 +32,10 @@ def batches(
             f"batch_size={batch_size} must be at least 1 and workers={workers} at least 0."
         )
     unwanted = frozenset(ignored) - set(tokenizers)
-    return DataLoader(
-        Reading(samples, unwanted),
-        batch_size,
-        num_workers=workers,
-        collate_fn=Collated(dict(tokenizers)),
-    )
+    reading, together = Reading(samples, unwanted), Collated(dict(tokenizers))
+    if groups is None:
+        return DataLoader(reading, batch_size, num_workers=workers, collate_fn=together)
+    return DataLoader(reading, batch_sampler=groups, num_workers=workers, collate_fn=together)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ class Context:
     """slots: where each modality's tokens stand. grids: each modality's lattice, None for sets.
     complete: known to the host, every slot of every sample exists. tokens: the tokenized batch,
     for rules that say `needs_content = True`; such maskings are drawn in the step, not in the
-    loader. extra: what else such a rule asks of its objective (attention, predicted loss).
+    loader. extra: what else such a rule asks of its objective (attention, predicted loss). step:
+    the optimiser step, for budgets that change during a run.
     """
 
     slots: Slots
@@ -20,6 +21,7 @@ class Context:
     complete: bool = False
     tokens: TokenBatch | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    step: int = 0
 
     def grid(self, name: str, needed_by: str) -> Grid:
         grid = self.grids.get(name)

@@ -1,14 +1,15 @@
 """The masker: one ranking of every sample's tokens, cut by a budget, made into a Masking."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 
 import torch
 from jaxtyping import Bool
 from torch import Generator, Tensor
 
-from multimask.masking.budgets import Budget, Natural, Ratio
+from multimask.masking.budgets import Budget, Counting, Natural, Ratio
 from multimask.masking.context import Context
 from multimask.masking.rules import Rule, Ties, Uniform
+from multimask.masking.sharing import Shares, now, shared_scores
 from multimask.tokens import Masking
 
 
@@ -37,8 +38,9 @@ class Masker:
         return not any(getattr(rule, "needs_content", False) for rule in (self.rule, self.decoded))
 
     def counts(self, n: int, context: Context) -> tuple[int, int]:
-        """`(k, d)` for n slots, counted in the rule's own units."""
-        if isinstance(self.budget, Natural) and not getattr(self.rule, "natural", False):
+        """`(k, d)` for n slots at the context's step, counted in the rule's own units."""
+        budget = now(self.budget, context.step)
+        if isinstance(budget, Natural) and not getattr(self.rule, "natural", False):
             raise ValueError(
                 f"Masker: {type(self.rule).__name__} does not say how many tokens it hides, so "
                 "budget Natural cannot be used; give a Ratio or a Count."
@@ -48,7 +50,12 @@ class Masker:
             raise ValueError(
                 f"Masker: the rule ties {unit} tokens together, but {n} is no multiple."
             )
-        visible, decoded = self.budget(n // unit)
+        if unit > 1 and isinstance(budget, Shares):
+            raise ValueError(
+                f"Masker: {type(budget).__name__} shares out single tokens, but "
+                f"{type(self.rule).__name__} ties {unit} together; use a rule that ties none."
+            )
+        visible, decoded = budget(n // unit)
         return visible * unit, decoded * unit
 
     def __call__(
@@ -60,8 +67,9 @@ class Masker:
                 "every sample needs its own."
             )
         k, d = self.counts(exists.shape[1], context)
+        budget = now(self.budget, context.step)
         fewest = existing = self.fewest(exists, context)
-        natural = isinstance(self.budget, Natural)
+        natural = isinstance(budget, Natural)
         if fewest < k and not (self.ragged or self.in_place or natural):
             raise ValueError(
                 f"Masker: keeps {k} tokens visible, but a sample has only {fewest}. Keep fewer, "
@@ -69,6 +77,9 @@ class Masker:
             )
         scores = self.rule(exists, generators, context)
         if not self.in_place:
+            scores = scores.masked_fill(~exists, torch.inf)
+        if isinstance(budget, Shares):
+            scores = shared_scores(scores, exists, budget, k, generators, context.slots)
             scores = scores.masked_fill(~exists, torch.inf)
         ids = scores.argsort(dim=1, stable=True)[:, :k]
         counts = (scores < 1).sum(dim=1).clamp(max=k) if natural else None
@@ -92,6 +103,20 @@ class Masker:
         if context.complete or not len(exists):
             return exists.shape[1]
         return int(exists.sum(dim=1).min())
+
+
+def masker_for(rule: Rule, ratio: float, counting: Counting = "visible") -> Masker:
+    """A rule with the budget that suits it: a rule that brings its own size keeps it, at this ratio
+    where it has one; any other hides the ratio of all tokens.
+
+    Raises: ValueError for a ratio that hides nothing or everything.
+    """
+    budget = Ratio(ratio, counting=counting)
+    if not getattr(rule, "natural", False):
+        return Masker(rule, budget)
+    if is_dataclass(rule) and "ratio" in {field.name for field in fields(rule)}:
+        rule = replace(rule, ratio=ratio)
+    return Masker(rule, Natural())
 
 
 def everything(exists: Bool[Tensor, "b n"], complete: bool = False) -> Masking:

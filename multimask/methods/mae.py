@@ -6,8 +6,9 @@ normalised) values over hidden patches.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from multimask.masking import Masker, Ratio, Uniform
+from multimask.masking import Uniform, masker_for
 from multimask.masking.rules import Rule
 from multimask.methods.recipe import Recipe
 from multimask.modality import Tokenizer
@@ -42,15 +43,18 @@ def mae(
     rule: Rule = Uniform(),  # noqa: B008 - frozen
     normalise: bool = True,
     drop_path: float = 0.0,
+    ragged: bool = False,
 ) -> Recipe:
     """Build MAE over ready tokenizers, with the paper's defaults.
 
     Args:
         arch: tiny, small, base, large or huge; width, depth and heads override it.
         decoder: "joint" (the paper's) or "hidden-only" (cross-attention, cheaper).
-        ratio: share of tokens hidden. rule: who is hidden.
+        ratio: share of tokens hidden (of a rule that brings its own size, its own ratio).
+        rule: who is hidden.
         normalise: regress patches normalised by their own mean and spread (norm_pix; the paper's
             recipe); False regresses plain values, whose pictures need nothing put back.
+        ragged: take samples with fewer tokens than are kept visible (small volumes).
     """
     default_width, default_depth, default_heads = size(arch)
     encoder = Encoder(
@@ -65,4 +69,5 @@ def mae(
         decoders[decoder](encoder.width, decoder_width, decoder_depth, decoder_heads),
         target=Target("patch" if normalise else "none"),
     )
-    return Recipe(model, Reconstruction(Masker(rule, Ratio(ratio))), TRAINING)
+    masker = replace(masker_for(rule, ratio), ragged=ragged)
+    return Recipe(model, Reconstruction(masker), TRAINING)

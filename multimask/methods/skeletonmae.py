@@ -29,7 +29,7 @@ TRAINING = {"lr": 1.5e-4, "betas": (0.9, 0.999), "weight_decay": 0.0, "warmup": 
 def skeletonmae(
     modalities: Mapping[str, Tokenizer],
     *,
-    parts: Sequence[Sequence[str]] = (("right_arm", "right_leg"),),
+    parts: Sequence[Sequence[str]] | None = None,
     masker: Masker | None = None,
     beta: float = 2.0,
     width: int = 64,
@@ -44,8 +44,9 @@ def skeletonmae(
     """Build SkeletonMAE over ready tokenizers that share one topology, with the paper's defaults.
 
     Args:
-        parts: sets of body parts, of equal size; every sample hides one of them. The paper's best
-            is right arm and right leg. masker: any other masker, then `parts` is not used.
+        parts: sets of body parts, of equal size; every sample hides one of them. By default the
+            one set of all that lies on the right, right arm and right leg: the paper's best.
+            masker: any other masker, then `parts` is not used.
         beta: power of the cosine error.
         width: D of the joint embeddings and D_h of the graph layers (the paper gives the first,
             64). hidden: of the layers' MLP. conv: "gin", or "gcn" of the paper's ablation.
@@ -65,8 +66,18 @@ def skeletonmae(
         for name, tokenizer in modalities.items()
     }
     model = MaskedModel(modalities, encoder, decoder, adapters)
-    chosen = masker or load("parts", "part-masker")(topology, *parts)
+    chosen = masker or part_masker(topology, parts)
     return Recipe(model, ReweightedCosine(chosen, beta), TRAINING)
+
+
+def part_masker(topology: Any, parts: Sequence[Sequence[str]] | None) -> Masker:
+    if parts is None and not topology.right_parts:
+        raise ValueError(
+            "skeletonmae: no body part of this skeleton is known to be on the right; name what to "
+            f"hide, parts=[...] of {', '.join(topology.parts)}, or give a masker."
+        )
+    chosen = (topology.right_parts,) if parts is None else parts
+    return load("parts", "part-masker")(topology, *chosen)
 
 
 def topology_of(tokenizer: Tokenizer) -> Any:

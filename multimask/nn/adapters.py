@@ -1,4 +1,4 @@
-"""The default adapter: linear in, linear out, squared error against stated targets."""
+"""The default adapter: linear in, linear out, squared or absolute error to stated targets."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -16,6 +16,7 @@ from multimask.plugins import remembers_arguments
 from multimask.tokens import Grid
 
 Unit = Literal["none", "patch", "channel"]
+Loss = Literal["squared", "absolute"]
 
 
 @runtime_checkable
@@ -76,6 +77,7 @@ class LinearAdapter(nn.Module):
             lattices, an MLP of coordinates for sets.
         named: add a learned modality embedding in the encoder too. decoder_named: add one in the
             decoder, starting at zero (with a single modality it tells nothing).
+        loss: a token's error is the mean of "squared" or "absolute" differences.
     """
 
     def __init__(
@@ -88,9 +90,12 @@ class LinearAdapter(nn.Module):
         decoder_position: type | None = None,
         named: bool = False,
         decoder_named: bool = True,
+        loss: Loss = "squared",
     ) -> None:
         super().__init__()
-        self.tokenizer, self.target = tokenizer, target
+        if loss not in ("squared", "absolute"):
+            raise ValueError(f"LinearAdapter: loss={loss!r} must be 'squared' or 'absolute'.")
+        self.tokenizer, self.target, self.loss = tokenizer, target, loss
         self.groups = 1
         if target.unit == "channel":
             if not isinstance(tokenizer, HasChannels):
@@ -148,7 +153,8 @@ class LinearAdapter(nn.Module):
         # under autocast predictions come in half precision; targets never do
         exact = torch.promote_types(prediction.dtype, torch.float32)
         wanted = self.targets(values.to(exact))
-        return F.mse_loss(prediction.to(exact), wanted, reduction="none").mean(dim=-1)
+        measure = F.mse_loss if self.loss == "squared" else F.l1_loss
+        return measure(prediction.to(exact), wanted, reduction="none").mean(dim=-1)
 
     @property
     def restoring_leaks(self) -> bool:

@@ -1,6 +1,6 @@
 """The shared encoder: a transformer over visible tokens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -45,6 +45,7 @@ class Places:
     modality, `(b, k, p)`. ids: slots of the common axis. valid: which of them exist, None for all.
     slots, grids, edges: each modality's slot range, lattice and graph. shown: where an encoder
     keeps hidden tokens as mask tokens, which of them it saw; None where only such tokens come.
+    rows: which samples have each modality that some sample has.
     """
 
     position: Float[Tensor, "b k w"]
@@ -56,6 +57,7 @@ class Places:
     edges: dict[str, Int[Tensor, "2 e"]]
     num_slots: int
     shown: Bool[Tensor, "b k"] | None = None
+    rows: dict[str, Int[Tensor, " r"]] = field(default_factory=dict)
 
 
 @remembers_arguments

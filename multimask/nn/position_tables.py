@@ -6,7 +6,7 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from multimask.modality import HasGrid, Tokenizer
-from multimask.nn.positions import interpolate_table
+from multimask.nn.positions import interpolate_table, sincos
 from multimask.plugins import remembers_arguments
 from multimask.tokens import Grid
 
@@ -42,6 +42,34 @@ class StoredSinCos(nn.Module):
             raise ValueError(f"StoredSinCos: {type(tokenizer).__name__} has no lattice.")
         self.grid = tokenizer.grid
         self.register_buffer("table", monai_sincos(self.grid, width))
+
+    def forward(
+        self, coords: Num[Tensor, "m p"], slots: Int[Tensor, " m"], grid: Grid | None
+    ) -> Float[Tensor, "m w"]:
+        table = self.table
+        if grid is not None and grid != self.grid:
+            table = interpolate_table(table, self.grid, grid)
+        return table.index_select(0, slots)
+
+
+@remembers_arguments
+class PlaneSinCos(nn.Module):
+    """MultiMAE's fixed positions on a 2-D lattice as a buffer: MAE's table with rows before columns
+    (its two halves swapped). Kept with the weights, bit by bit, and not trained; on another lattice
+    the table is interpolated."""
+
+    table: Tensor
+
+    def __init__(self, tokenizer: Tokenizer, width: int) -> None:
+        super().__init__()
+        if not isinstance(tokenizer, HasGrid) or len(tokenizer.grid) != 2 or width % 4:
+            raise ValueError(
+                f"PlaneSinCos: needs a lattice of 2 axes and a width that is a multiple of 4, not "
+                f"{type(tokenizer).__name__} and {width}."
+            )
+        self.grid = tokenizer.grid
+        columns, rows = sincos(self.grid, width).chunk(2, dim=1)
+        self.register_buffer("table", torch.cat((rows, columns), dim=1))
 
     def forward(
         self, coords: Num[Tensor, "m p"], slots: Int[Tensor, " m"], grid: Grid | None

@@ -1,5 +1,7 @@
 """What a pre-training method adds to a model."""
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from multimask.masking.masker import Masker
@@ -43,7 +45,8 @@ class Objective(nn.Module):
             check_foreseen(model, tokens)
             return batch.masking
         generators = step.generators(batch.sample_ids, "masking", view)
-        return self.masker(tokens.exists, generators, model.context(tokens))
+        context = replace(model.context(tokens), step=step.index)
+        return self.masker(tokens.exists, generators, context)
 
 
 def check_foreseen(model: MaskedModel, tokens: TokenBatch) -> None:

@@ -1,14 +1,16 @@
 """Reconstruct what was hidden: the objective of MAE and its many relatives."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from multimask.masking.masker import Masker
+from multimask.modality import Adapter
 from multimask.model import MaskedModel
 from multimask.objectives.base import Objective
+from multimask.objectives.outputs import ExtraOutput
 from multimask.tokens import Batch, Step, Term
 
 Average = Literal["token", "sample"]
@@ -20,9 +22,13 @@ class Reconstruction(Objective):
     How values become targets is the adapter's (`Target`); how errors are averaged is said here.
     average="token": mean over all hidden tokens of the batch (MAE). "sample": mean over each
     sample's hidden tokens first, then over the samples that have any, so that samples with few
-    tokens weigh as much as others. weights: a factor per modality, default 1.
+    tokens weigh as much as others. With fixed counts and nothing missing the two averages are the
+    same number. weights: a factor per term, default 1.
 
-    With fixed counts and nothing missing the two averages are the same number.
+    outputs: more answers to a modality than its adapter's, by the name of their term, each with its
+    own decoder and head; they belong to the objective and stay behind when the model is saved.
+    learnt: terms that are balanced by a learnt uncertainty s instead: `exp(-s) * loss + s` (Kendall
+    et al., CVPR 2018; an option of MultiMAE), s starting at 0.
     """
 
     def __init__(
@@ -30,29 +36,33 @@ class Reconstruction(Objective):
         masker: Masker = Masker(),  # noqa: B008 - frozen
         average: Average = "token",
         weights: Mapping[str, float] | None = None,
+        outputs: Mapping[str, ExtraOutput] | None = None,
+        learnt: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         if average not in ("token", "sample"):
             raise ValueError(f"Reconstruction: average={average!r} must be 'token' or 'sample'.")
         self.masker, self.average, self.weights = masker, average, dict(weights or {})
+        self.outputs = nn.ModuleDict(dict(outputs or {}))
+        self.uncertainty = nn.ParameterDict({n: nn.Parameter(torch.zeros(())) for n in learnt})
 
     def forward(self, model: MaskedModel, batch: Batch, step: Step) -> dict[str, Term]:
-        unknown = sorted(set(self.weights) - set(model.slots))
-        if unknown:
-            raise ValueError(
-                f"Reconstruction: weights for {', '.join(unknown)}, which the model does not have; "
-                f"it has {', '.join(model.slots)}."
-            )
+        self.check(model)
         tokens = model.tokenize(batch)
         masking = self.masking(model, tokens, batch, step)
         masking = model.picked(tokens, masking)
         latents = model.encode_visible(tokens, masking)
         features = model.decode(tokens, latents, masking)
+        answers = model.predict(tokens, features, masking)
+        scorers: dict[str, ExtraOutput | Adapter] = {n: model.adapter(n) for n in answers}
+        for name, module in self.outputs.items():
+            scorers[name] = output = cast(ExtraOutput, module)
+            answers[name] = output(model, tokens, latents, masking)
         num_decoded = masking.decoded_ids.shape[1]
         asked = masking.asked.flatten()
         terms = {}
-        for name, (prediction, values, at) in model.predict(tokens, features, masking).items():
-            error = model.adapter(name).error(prediction, values)
+        for name, (prediction, values, at) in answers.items():
+            error = scorers[name].error(prediction, values)
             error = error.to(torch.promote_types(error.dtype, torch.float32))  # sums, counts: exact
             scored = asked.index_select(0, at).to(error.dtype)
             if self.average == "token":
@@ -60,8 +70,30 @@ class Reconstruction(Objective):
             else:
                 rows = at // max(num_decoded, 1)
                 total, count = per_sample(error * scored, scored, rows, batch.size)
-            terms[name] = Term(total * self.weights.get(name, 1.0), count)
+            terms[name] = self.balanced(name, total, count)
         return terms
+
+    def balanced(self, name: str, total: Tensor, count: Tensor) -> Term:
+        total = total * self.weights.get(name, 1.0)
+        if name in self.uncertainty:
+            s = self.uncertainty[name]
+            total = torch.exp(-s) * total + s * count
+        return Term(total, count)
+
+    def check(self, model: MaskedModel) -> None:
+        names = [*model.slots, *self.outputs]
+        for what, given in (("weights", self.weights), ("learnt", self.uncertainty)):
+            unknown = sorted(set(given) - set(names))
+            if unknown:
+                raise ValueError(
+                    f"Reconstruction: {what} for {', '.join(unknown)}, which the model does not "
+                    f"have; it has {', '.join(names)}."
+                )
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"Reconstruction: outputs {', '.join(self.outputs)} must not be named as the "
+                f"modalities {', '.join(model.slots)} are."
+            )
 
     def counts(self, model: MaskedModel, batch: Batch) -> dict[str, Tensor]:
         """Known where the loader drew the masking."""
@@ -71,7 +103,9 @@ class Reconstruction(Objective):
         blocks = {name: target[:, w.start : w.stop] for name, w in model.slots.items()}
         if self.average == "sample":
             blocks = {name: block.any(dim=1) for name, block in blocks.items()}
-        return {name: block.sum().float() for name, block in blocks.items()}
+        sums = {name: block.sum().float() for name, block in blocks.items()}
+        extra = {name: sums[cast(ExtraOutput, o).modality] for name, o in self.outputs.items()}
+        return sums | extra
 
 
 def per_sample(error: Tensor, scored: Tensor, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:

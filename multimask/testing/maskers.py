@@ -26,12 +26,15 @@ def check_masker(masker: Masker, grids: Mapping[str, Grid], samples: int = 6) ->
     assert masking.ids.shape == (samples, k), f"ids {tuple(masking.ids.shape)}, counted {k}"
     assert masking.decoded_ids.shape == (samples, d), "decoded_ids are not as many as counted"
     visible, decoded = masking.visible.sum(dim=1), masking.decoded.sum(dim=1)
-    assert (visible == k).all(), f"an id occurs twice: {visible.tolist()} distinct of {k}"
+    kept = torch.full_like(visible, k) if masking.counts is None else masking.counts
+    assert torch.equal(visible, kept), f"an id occurs twice: {visible.tolist()} distinct of {k}"
     assert (decoded == d).all(), f"a decoded id occurs twice: {decoded.tolist()} distinct of {d}"
     if masker.decoded is None:
-        hidden = exists.shape[1] - k
+        hidden = exists.shape[1] - kept
         scored = masking.target.sum(dim=1)
-        assert (scored == min(d, hidden)).all(), "hidden tokens are decoded before visible ones"
+        assert torch.equal(scored, hidden.clamp(max=d)), (
+            "hidden tokens are decoded before visible ones"
+        )
     for row in range(samples):
         alone = masker(exists[:1], Step().generators(ids[row : row + 1], "masking"), context)
         same = torch.equal(alone.visible[0], masking.visible[row])
@@ -58,6 +61,8 @@ def check_absent(masker: Masker, context: Context, ids: list[str]) -> None:
     sizes = masking.ids.shape[1], masking.decoded_ids.shape[1]
     assert sizes == (k, d), f"counts {sizes} depend on what samples lack; complete ones have {k, d}"
     absent = ~exists.gather(1, masking.ids)
+    if masking.counts is not None:  # what follows is padding
+        absent = absent & (torch.arange(k) < masking.counts[:, None])
     assert not absent.any(), "tokens that do not exist are visible"
     if masker.decoded is None:
         hidden = (exists & ~masking.visible).sum(dim=1)

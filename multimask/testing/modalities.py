@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -60,7 +60,9 @@ def check_tokenizer(tokenizer: Tokenizer, data: Sequence[Any]) -> None:
         )
     if isinstance(tokenizer, Untokenizes):
         again = tokenizer(collated(tokenizer, tokenizer.untokenize(tokens), part))
-        close = torch.allclose(again.values.float(), tokens.values.float(), atol=1e-5)
+        close = torch.allclose(
+            again.values.float(), tokens.values.float(), atol=1e-5, equal_nan=True
+        )
         assert close, f"{kind}: tokens of untokenized tokens are not the tokens"
     if isinstance(tokenizer, Pictures):
         check_picture(tokenizer, one_row(tokens), kind)
@@ -88,7 +90,8 @@ def check_steady(tokenizer: Tokenizer, data: Sequence[Any]) -> None:
 
 
 def check_numbers(tokenizer: Tokenizer, data: Sequence[Any]) -> None:
-    """Not-a-number in the raw data is refused, or makes tokens that do not exist."""
+    """Not-a-number in the raw data is refused, or makes tokens that do not exist. A tokenizer that
+    says `missing_within = True` lets tokens hold it, and its adapter is asked to take it."""
     broken = torch.as_tensor(data[0]).clone() if isinstance(data[0], Tensor | np.ndarray) else None
     if broken is None or not broken.is_floating_point():
         return
@@ -98,6 +101,9 @@ def check_numbers(tokenizer: Tokenizer, data: Sequence[Any]) -> None:
     except ValueError:  # BadSample is one
         return
     there = tokens.values if tokens.valid is None else tokens.values[tokens.valid]
+    if getattr(tokenizer, "missing_within", False):
+        assert there.isnan().any(), f"{type(tokenizer).__name__}: a missing number became another"
+        return
     assert there.isfinite().all(), (
         f"{type(tokenizer).__name__}: NaN reaches a token; raise BadSample, or say in `valid` that "
         "the token does not exist"
@@ -136,15 +142,22 @@ def check_adapter(tokenizer: Tokenizer, adapter: torch.nn.Module, data: Sequence
             part = place(coords[some], slots[some], tokens.grid)
             assert torch.allclose(here[some], part, atol=1e-5), f"{kind}: a subset lies elsewhere"
         features = adapter.decoder_place(coords, slots, tokens.grid)
-        prediction = adapter.predict(features)
+        by_place = getattr(adapter, "answers_by_place", False)
+        prediction = adapter.predict(features, *((coords,) if by_place else ()))
         error = adapter.error(prediction, values)
         assert error.shape == (len(values),), (
             f"{kind}: error {tuple(error.shape)}, one a token wanted"
         )
         assert error.isfinite().all(), f"{kind}: errors are not finite"
+        if getattr(tokenizer, "missing_within", False):
+            values = values.clone()
+            values[:, 0] = torch.nan
+            assert adapter.embed(values, coords).isfinite().all(), f"{kind}: NaN is embedded"
+            assert adapter.error(prediction, values).isfinite().all(), f"{kind}: NaN is scored"
         none = adapter.embed(values[:0], coords[:0])
         assert none.shape == (0, whole.shape[1]), f"{kind}: no tokens must embed to no rows"
-        nothing = adapter.error(adapter.predict(features[:0]), values[:0])
+        no_place = (coords[:0],) if by_place else ()
+        nothing = adapter.error(adapter.predict(features[:0], *no_place), values[:0])
         assert nothing.shape == (0,), f"{kind}: no answers must have no errors"
 
 
@@ -217,7 +230,10 @@ def batch_of(tokenizer: Tokenizer, data: Sequence[Any]) -> Batch:
 
 
 def collated(tokenizer: Tokenizer, raw: Any, part: Part) -> Part:
-    """Untokenized data as a part again: a stacked tensor as it is, anything else row by row."""
+    """Untokenized data as a part again: a stacked tensor as it is, a mapping in place of what was
+    collated, anything else row by row."""
+    if isinstance(raw, Mapping):
+        return Part({**part.data, **raw}, part.rows)
     return Part(raw, part.rows) if isinstance(raw, Tensor) else batch_of(tokenizer, raw).parts[NAME]
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from multimask.masking.budgets import Natural
 from multimask.masking.context import Context
 from multimask.masking.masker import Masker
 from multimask.modality import Tokenizer, collate, present
@@ -43,28 +44,28 @@ class Collate:
         return cls(model.tokenizers, model.num_tokens, grids, masker, seed, purpose)
 
     def __call__(self, items: Sequence[Item]) -> Batch:
-        epoch = items[0].epoch if items else 0
+        epoch, step = (items[0].epoch, items[0].step) if items else (0, 0)
         skipped = [item.sample for item in items if isinstance(item.sample, Skipped)]
         samples = [item.sample for item in items if not isinstance(item.sample, Skipped)]
         try:
-            batch = self.prepared(samples, epoch)
+            batch = self.prepared(samples, epoch, step)
         except BadSample:
-            samples, bad = self.sorted_out(samples, epoch)
+            samples, bad = self.sorted_out(samples, epoch, step)
             if not bad:
                 raise
             skipped += bad
-            batch = self.prepared(samples, epoch)
+            batch = self.prepared(samples, epoch, step)
         return replace(batch, skipped=tuple(tuple(each) for each in skipped))
 
-    def prepared(self, samples: list[Sample], epoch: int) -> Batch:
+    def prepared(self, samples: list[Sample], epoch: int, step: int) -> Batch:
         slots = slots_of(self.num_tokens)
         if not samples:
-            return Batch(0, (), {}, {}, self.nothing())
+            return Batch(0, (), {}, {}, self.nothing(step))
         batch = collate(samples, self.tokenizers)
         if self.masker is None:
             return batch
         exists, rows, counts = present(batch, self.tokenizers, self.num_tokens)
-        context = Context(slots, self.grids, bool(exists.all()))
+        context = Context(slots, self.grids, bool(exists.all()), step=step)
         check_enough(batch, exists, self.masker, context)
         if not self.masker.content_free:
             return batch
@@ -72,20 +73,23 @@ class Collate:
         masking = self.masker(exists, generators, context)
         return replace(batch, masking=with_picks(masking, slots, rows, counts))
 
-    def nothing(self) -> Masking | None:
+    def nothing(self, step: int) -> Masking | None:
         """The masking of no samples, so that counts are known to be zero."""
         if self.masker is None or not self.masker.content_free:
             return None
         total = sum(self.num_tokens.values())
-        k, d = self.masker.counts(total, Context(slots_of(self.num_tokens), self.grids, True))
+        context = Context(slots_of(self.num_tokens), self.grids, True, step=step)
+        k, d = self.masker.counts(total, context)
         ids = torch.zeros(0, max(k, d), dtype=torch.long)
         return Masking(ids[:, :k], ids[:, :d], torch.zeros(0, total, dtype=torch.bool))
 
-    def sorted_out(self, samples: list[Sample], epoch: int) -> tuple[list[Sample], list[Skipped]]:
+    def sorted_out(
+        self, samples: list[Sample], epoch: int, step: int
+    ) -> tuple[list[Sample], list[Skipped]]:
         good, bad = [], []
         for sample in samples:
             try:
-                self.prepared([sample], epoch)
+                self.prepared([sample], epoch, step)
                 good.append(sample)
             except BadSample as error:
                 bad.append(Skipped(str(sample["id"]), str(error)))
@@ -107,7 +111,7 @@ class Windows:
 
 def check_enough(batch: Batch, exists: torch.Tensor, masker: Masker, context: Context) -> None:
     """Raises BadSample for a sample with fewer tokens than stay visible."""
-    if masker.ragged:
+    if masker.ragged or isinstance(masker.budget, Natural):
         return
     k, _ = masker.counts(exists.shape[1], context)
     counts = exists.sum(dim=1).tolist()

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Bool, Int
 
-from multimask.masking.budgets import Count
+from multimask.masking.budgets import Natural
 from multimask.masking.context import Context
 from multimask.masking.masker import Masker
 from multimask.masking.rules import Ties
+from multimask.masking.sharing import lowered
 from multimask.model import MaskedModel
 from multimask.tokens import Samples, Slots
 from multimask.training.reading import blanks
@@ -50,17 +51,19 @@ def settled(
     k is one number for the run, small enough for the row with the fewest tokens:
     `min(asked, floor(max_visible_share * fewest))`. All else is decoded, so that every row's
     hidden tokens are scored. Unchanged when nothing is missing, when the masker asks for no more
-    than that, or when it is ragged. Rows without any modality do not count: they are skipped when
-    read. `missing` has a column a modality, in the order of `slots`.
+    than that, when it is ragged, or when its rule brings its own counts (`Natural` pads to its
+    cap). Rows without any modality do not count: they are skipped when read. `missing` has a column
+    a modality, in the order of `slots`.
 
     Raises: ValueError when even the smallest count is too many for some row.
     """
     counts = tokens_per_row(missing, slots)
     counts = counts[counts > 0]
     total = sum(len(where) for where in slots.values())
-    if masker.ragged or len(counts) == 0 or counts.min() == total:
+    own_counts = masker.ragged or isinstance(masker.budget, Natural)
+    if own_counts or len(counts) == 0 or counts.min() == total:
         return masker
-    asked, decoded = masker.counts(total, context)
+    masker.counts(total, context)  # what cannot be is said before anything else
     unit = masker.rule.unit(context) if isinstance(masker.rule, Ties) else 1
     limit = math.floor(max_visible_share * int(counts.min()) + 1e-6) // unit
     if limit == 0:
@@ -69,11 +72,8 @@ def settled(
             f"{max_visible_share} leaves fewer than {unit} visible; leave such rows out with "
             "drop_below, or give the masker ragged=True (pads and attention-masks)."
         )
-    if asked <= limit * unit:
-        return masker
-    whole = decoded == total - asked
-    rest = total // unit - limit if whole else decoded // unit
-    return replace(masker, budget=Count(limit, rest))
+    budget = lowered(masker.budget, total // unit, limit)
+    return masker if budget is masker.budget else replace(masker, budget=budget)
 
 
 def told(

@@ -26,6 +26,7 @@ class Item(NamedTuple):
 
     epoch: int
     sample: Sample | Skipped
+    step: int = 0
 
 
 @runtime_checkable
@@ -60,8 +61,8 @@ class Reading(Dataset[Item]):
         try:
             sample = self.read(draw, name)
         except (BadSample, OSError) as error:
-            return Item(draw.epoch, Skipped(name, str(error)))
-        return Item(draw.epoch, {"id": name, **sample})
+            return Item(draw.epoch, Skipped(name, str(error)), draw.step)
+        return Item(draw.epoch, {"id": name, **sample}, draw.step)
 
     def read(self, draw: Draw, name: str) -> Sample:
         if self.draws is None:

@@ -13,10 +13,12 @@ from multimask.tokens import sample_generator
 
 @dataclass(frozen=True)
 class Draw:
-    """One reading of one sample: its randomness comes from its id and this epoch."""
+    """One reading of one sample: its randomness comes from its id and this epoch. step: the
+    optimiser step it is read for."""
 
     index: int
     epoch: int
+    step: int = 0
 
 
 def never() -> int:
@@ -73,4 +75,5 @@ class EpochSampler(Sampler[list[Draw]]):
 
     def batch(self, order: Int[np.ndarray, " n"], epoch: int, number: int) -> list[Draw]:
         start = number * self.batch_size + self.rank * self.share
-        return [Draw(int(index), epoch) for index in order[start : start + self.share]]
+        step = epoch * len(self) + number
+        return [Draw(int(index), epoch, step) for index in order[start : start + self.share]]
