@@ -11,7 +11,7 @@ import torch
 
 from multimask import MaskedModel, Reconstruction, load
 from multimask.modalities.image import ImagePatches
-from multimask.training import fit, hardware
+from multimask.training import fit
 
 # --- runs under torchrun --------------------------------------------------------------------------
 
@@ -112,5 +112,3 @@ def test_sharding_needs_ranks() -> None:
     settings: dict[str, Any] = {"epochs": 1, "batch_size": 4, "progress": False}
     with pytest.raises(ValueError, match="shards over ranks and there is one"):
         fit(model, Reconstruction(), samples, strategy="fsdp", **settings)
-    with pytest.raises(ValueError, match="must be 'ddp' or 'fsdp'"):
-        hardware.check_strategy("zero")  # pyright: ignore[reportArgumentType]
