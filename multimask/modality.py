@@ -53,6 +53,16 @@ class HasGrid(Protocol):
 
 
 @runtime_checkable
+class HasBox(Protocol):
+    """Its token values are a box of a lattice: these sides, row-major, channels innermost."""
+
+    @property
+    def box(self) -> tuple[int, ...]: ...
+    @property
+    def channels(self) -> int: ...
+
+
+@runtime_checkable
 class Collates(Protocol):
     """Puts its samples' data together its own way (ragged data, graphs, padding)."""
 

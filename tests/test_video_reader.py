@@ -104,6 +104,8 @@ def test_every_way_of_reading_gives_the_same_pixels(clips: Path, name: str) -> N
         assert np.array_equal(first, again)
         assert seconds is not None
         assert np.allclose(seconds, np.array(order) / 25, atol=2e-3)
+    by_decord, _ = VideoReader(decord=True).frames_at(path, order, facts)
+    assert np.array_equal(first, by_decord)
     spread, _ = reader.frames_at(path, [*order, 0, 59], facts)
     assert np.array_equal(spread[:10], first)
 

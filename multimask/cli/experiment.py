@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from multimask import evaluation, pictures, plugins
+from multimask.checkpoints import initialise
 from multimask.checkpoints.folder import write_whole
 from multimask.cli.data import as_batch, rule_of
 from multimask.cli.flags import to_yaml
@@ -124,7 +125,9 @@ def comparable(study: Study) -> Study:
 def one_seed(flags: RunFlags, study: Study, seed: int, out: Path) -> SeedRun:
     torch.manual_seed(seed)
     recipe = build_recipe(flags, study.modalities, study.method_arguments)
-    initial = copy.deepcopy(recipe.model)
+    initial = copy.deepcopy(recipe.model)  # random, also where weights are given
+    if flags.init is not None:
+        print(initialise(recipe.model, flags.init), flush=True)
     print(f"seed {seed}\n{recipe.model.describe(recipe.objective.masker)}", flush=True)
     training = dict(recipe.training)
     if flags.lr is not None:

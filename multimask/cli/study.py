@@ -45,6 +45,7 @@ class RunFlags:
     save_steps: Annotated[int | None, "a checkpoint every so many steps, too"] = None
     keep: Annotated[int, "how many of the latest checkpoints stay beside last.ckpt"] = 0
     keep_best: Annotated[bool, "the epoch with the lowest held-out loss stays, too"] = False
+    init: Annotated[Path | None, "weights to begin with, of ours or other projects"] = None
     keep_memory: Annotated[bool, "reuse freed memory: quicker steps (Linux, glibc)"] = True
     resume: Annotated[Path | None, "checkpoint to go on from: .../checkpoints/last.ckpt"] = None
     limit: Annotated[int | None, "use only the first N rows of each part"] = None

@@ -2,6 +2,7 @@
 
 import logging
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ from multimask.training.snapshots import Snapshots, draw_curves
 from multimask.training.tape import Tape
 from multimask.training.termination import Terminate
 from multimask.training.trainer import carry_out, trainer_for
+from multimask.training.weighting import weighed
 
 log = logging.getLogger("multimask")
 
@@ -64,6 +66,8 @@ def fit(
     max_bad: float = 0.2,
     max_visible_share: float = 0.75,
     drop_below: float | None = None,
+    weights: str | None = None,
+    balanced: str | None = None,
     online_knn: str | None = None,
     pictures: bool = True,
     loggers: Sequence[Any] = (),
@@ -104,11 +108,15 @@ def fit(
         max_visible_share: where rows lack modalities, the largest share of the shortest row's
             tokens that stays visible (see `multimask.training.settled`).
         drop_below: leave out rows that have less than this share of all tokens.
+        weights: a column of numbers; rows are drawn in proportion, as many in an epoch as there are
+            rows. balanced: a column, such as a label, whose values are drawn equally often. Samples
+            that are a `Mixture` are drawn by its ratio.
         online_knn: a label; adds the kNN accuracy of held-out rows (without any: of one half of the
             training rows, by the other) to each epoch's record.
         limit_steps: stop after so many steps in all, as if interrupted.
         resume: a `last.ckpt` to go on from, also one from within an epoch; what follows is what
-            would have followed. Model, objective, samples, batch_size and seed must be the same.
+            would have followed. Model, objective, samples, batch_size, seed and weights must be the
+            same.
     Raises: ValueError for arguments that cannot be; `TrainingError` (one, too) for a loss that is
         not finite and for too many bad samples.
     """
@@ -118,11 +126,13 @@ def fit(
     check(epochs, batch_size, accumulate, lr, max_bad, max_visible_share)
     folder, since = None if out is None else Path(out), checkpoint(resume)
     train, held = chosen_rows(samples, validation, seed, model.slots, drop_below)
+    train = weighed(train, weights, balanced, batch_size)
     run = Run(
         seed=seed,
         batch_size=batch_size,
         num_rows=len(train.rows),
         data=train.fingerprint(),
+        weights=0 if train.weights is None else zlib.crc32(train.weights.tobytes()),
         steps_per_epoch=max(1, len(train.rows) // batch_size),
         epochs=epochs,
         lr=lr if lr_per is None else lr * batch_size / lr_per,

@@ -12,16 +12,18 @@ from jaxtyping import Int
 from multimask.tokens import Sample, Samples, Slots, sample_generator
 from multimask.training.missing import Missing, missing_matrix, tokens_per_row
 from multimask.training.reading import as_samples
+from multimask.training.sampler import Weights
 
 log = logging.getLogger("multimask")
 
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """Some rows of samples."""
+    """Some rows of samples. weights: how often they are drawn to train on; None is all alike."""
 
     samples: Samples
     rows: Int[np.ndarray, " n"]
+    weights: Weights | None = None
 
     def missing(self, slots: Slots) -> Missing:
         return missing_matrix(self.samples, slots)[self.rows]

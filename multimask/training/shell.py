@@ -28,7 +28,8 @@ from multimask.training.tape import Sums, Tape
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """What a step needs to know about the run. data: which samples, in which order. lr: at its
-    peak. fused: the one-kernel optimiser."""
+    peak. fused: the one-kernel optimiser. weights: a checksum of how often rows are drawn, 0 for
+    all alike."""
 
     seed: int
     batch_size: int
@@ -43,6 +44,7 @@ class Run:
     min_lr: float
     fused: bool
     strategy: Strategy = "ddp"
+    weights: int = 0
 
     def __post_init__(self) -> None:
         _ = self.schedule  # raises for a warm-up that cannot be
@@ -64,6 +66,7 @@ class Run:
             "batch_size": self.batch_size,
             "rows": self.num_rows,
             "data": self.data,
+            "weights": self.weights,
         }
 
 
@@ -316,7 +319,7 @@ class Shell(L.LightningModule):
         if saved is None:
             raise ValueError("resume: this checkpoint was not written by multimask's fit.")
         for name, value in self.run.identity.items():
-            before = saved["identity"][name]
+            before = saved["identity"].get(name, 0)  # what is not there was not yet known of
             if before != value and name == "data":
                 raise ValueError(
                     f"resume: the checkpoint was written on {self.run.num_rows} other samples than "
