@@ -133,7 +133,8 @@ class VideoReader:
     ) -> list[dict[str, Tensor]]:
         """All clips that the sampler makes of one file, each as `read` gives it."""
         if isinstance(source, Mapping):
-            count, size = len(source["frames"]), tuple(source["frames"].shape[2:])
+            count, _, height, width = source["frames"].shape
+            size = height, width
         else:
             facts = facts if facts and "frames" in facts else self.probe(source)
             count, size = facts["frames"], (facts["height"], facts["width"])
