@@ -58,7 +58,7 @@ class Config(RunFlags):
 
 
 OF_METHOD = ("norm", "embed_visible_only", "net_width", "drop_path")
-# what two cores train in two minutes
+# what one core trains in a minute
 SHAPES = {"epochs": 5, "groups": 32, "group_size": 16, "rotate": "up"}
 SHAPES_MINI = {"width": 96, "depth": 3, "heads": 4, "decoder_depth": 1, "lr": 2e-3}
 SHAPES_MINI |= {"net_width": 64, "embed_visible_only": True, "drop_path": 0.0}
