@@ -24,7 +24,8 @@ def listed_columns(
 ) -> tuple[dict[str, Column], list[str]]:
     """Columns by name, file columns under the names of their modalities, and these names.
 
-    `other` makes the columns that are neither files nor ids. `modality` is what the files are where
+    `other` makes the columns that are neither files nor ids; one that has a modality's name goes by
+    `<name>.listed`. `modality` is what the files are where
     `modalities` does not say.
 
     Raises: ValueError for unknown or ambiguous file columns, and where not one file of a column
@@ -37,7 +38,9 @@ def listed_columns(
             columns[named[name]] = Column.of(entries)
             _check_some_exist(path, name, columns[named[name]], root)
         else:
-            columns[name] = Column.of(entries) if name == "id" else other(entries)
+            # a number of points beside the files of points is a fact about them
+            kept = f"{name}.listed" if name in named.values() else name
+            columns[kept] = Column.of(entries) if name == "id" else other(entries)
     return columns, list(named.values())
 
 

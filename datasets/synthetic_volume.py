@@ -1,10 +1,14 @@
 """Made brains: four registered MRI contrasts of one subject from one map of tissues.
 
 For trying things out without data; no evidence about the real field. A subject has a smooth hull,
-folded grey matter, ventricles and thalami, skull and scalp, and perhaps a lesion with a rim that
-only the contrast-enhanced T1 shows and with oedema around. Every subject, ill or not, has small
-bright spots in the white matter, an own gain and an own bias field, so that neither the mean of a
-contrast nor a single voxel tells who is ill.
+folded grey matter, ventricles and thalami, skull and scalp. The ill have lesions with oedema
+around and a rim that only the contrast-enhanced T1 shows; the others have as many scars of the same
+size, and everybody has small spots, an own gain and an own bias field, so that neither the mean of
+a contrast nor a single voxel tells who is ill.
+
+The mixed contrast is another sequence for every subject, as in collections without good records.
+The label is the tissue whose signal lies between the two others': which of these is bright is
+drawn, so every voxel is as bright on average whatever the label.
 """
 
 import csv
@@ -22,6 +26,8 @@ from multimask.datasets.formats.nifti import write_nifti
 from multimask.datasets.volumes import new_volume
 
 CONTRASTS = ("t1", "t1ce", "t2", "flair")
+MIXED = "mixed"  # a sequence of its own for every subject
+MIDDLE = ("csf", "grey", "white")
 
 OUTSIDE, BONE, CSF, GREY, WHITE, SCALP, OEDEMA, LESION, RIM, SCAR = range(10)
 SIGNAL: dict[str, tuple[float, ...]] = {
@@ -30,6 +36,7 @@ SIGNAL: dict[str, tuple[float, ...]] = {
     "t2": (0.0, 0.1, 1.20, 0.62, 0.42, 0.50, 0.85, 0.95, 0.80, 0.85),
     "flair": (0.0, 0.1, 0.12, 0.62, 0.50, 0.50, 1.05, 0.85, 0.90, 1.05),
 }
+NOISE = (0.035, 0.3)  # of a channel of the scanner: usual, and of the mixed contrast
 FIELD = 200.0  # mm across the head's box
 SEMI_AXES = (62.0, 84.0, 68.0)  # z, y, x of the hull, mm
 
@@ -37,12 +44,14 @@ SEMI_AXES = (62.0, 84.0, 68.0)  # z, y, x of the hull, mm
 @dataclass(frozen=True)
 class Brain:
     """contrasts: `(z, y, x)` float32 in arbitrary units. tissue: the map they were made from.
-    labels: 0 none, 1 oedema, 2 lesion and rim. ill: whether there is a lesion. spacing: mm."""
+    labels: 0 none, 1 oedema, 2 lesion and rim. ill: whether there are lesions. middle: the tissue
+    whose signal in the mixed contrast lies between the two others'. spacing: mm."""
 
     contrasts: dict[str, Float[np.ndarray, "z y x"]]
     tissue: UInt8[np.ndarray, "z y x"]
     labels: UInt8[np.ndarray, "z y x"]
     ill: bool
+    middle: str
     spacing: float
 
 
@@ -50,29 +59,43 @@ def made_brain(
     seed: int, subject: int, size: int = 80, contrasts: Sequence[str] = CONTRASTS
 ) -> Brain:
     """One subject: the same for the same seed, number and size, whichever contrasts are asked for.
-    Every second one is ill.
+    Every second one is ill, every third pair has the same middle tissue.
 
     >>> made_brain(0, subject=1, size=16).ill
     True
     """
     random = np.random.default_rng((seed, subject))
     ill, spacing = subject % 2 == 1, FIELD / size
+    middle = MIDDLE[subject // 2 % len(MIDDLE)]
     places = np.stack(
         np.meshgrid(*[(np.arange(size) - (size - 1) / 2) * spacing] * 3, indexing="ij")
     ).astype(np.float32)
     tissue = healthy_tissue(random, places, spacing)
     spots(random, places, tissue)
-    if ill:
-        add_lesion(random, places, tissue)
+    add_foci(random, places, tissue, ill)
     labels = np.zeros_like(tissue)
     labels[tissue == OEDEMA] = 1
     labels[(tissue == LESION) | (tissue == RIM)] = 2
     scans = {}
-    for number, name in enumerate(CONTRASTS):
+    for number, name in enumerate((*CONTRASTS, MIXED)):
         if name in contrasts:
             own = np.random.default_rng((seed, subject, 2, number))
-            scans[name] = scanned(own, tissue, SIGNAL[name], size)
-    return Brain(scans, tissue, labels, ill, spacing)
+            mixed = name == MIXED
+            signal = mixed_signal(own, middle) if mixed else SIGNAL[name]
+            scans[name] = scanned(own, tissue, signal, size, NOISE[mixed])
+    return Brain(scans, tissue, labels, ill, middle, spacing)
+
+
+def mixed_signal(random: np.random.Generator, middle: str) -> tuple[float, ...]:
+    """Signals of a sequence that nobody noted: which of the two other tissues is bright and which
+    dark is drawn, so every tissue is as bright on average whatever the middle one is."""
+    low, mid, high = np.array([0.25, 0.6, 0.95]) + random.normal(0, 0.05, 3)
+    others = [name for name in MIDDLE if name != middle]
+    dark = int(random.integers(2))
+    level = {middle: mid, others[dark]: low, others[1 - dark]: high}
+    scalp, oedema, lesion, rim, scar = random.uniform(0.2, 1.1, 5)
+    csf, grey, white = (level[name] for name in MIDDLE)
+    return (0.0, 0.1, csf, grey, white, scalp, oedema, lesion, rim, scar)
 
 
 def healthy_tissue(
@@ -120,19 +143,27 @@ def spots(
         put(random, places, tissue, WHITE, float(random.uniform(3, 9)), SCAR)
 
 
-def add_lesion(
+def add_foci(
     random: np.random.Generator,
     places: Float[np.ndarray, "3 z y x"],
     tissue: UInt8[np.ndarray, "z y x"],
+    ill: bool,
 ) -> None:
-    centre = centre_in(random, places, tissue, WHITE)
-    radius = random.uniform(7, 14)
-    stretch = random.uniform(0.8, 1.25, 3)
-    away = np.sqrt(sum(((p - c) / s) ** 2 for p, c, s in zip(places, centre, stretch, strict=True)))
-    brain = np.isin(tissue, (GREY, WHITE, OEDEMA, SCAR))
-    tissue[(away < radius + random.uniform(9, 12)) & np.isin(tissue, (WHITE, SCAR))] = OEDEMA
-    tissue[(away < radius) & brain] = RIM
-    tissue[(away < radius - 3.5) & brain] = LESION
+    """As many and as large ones in everybody: lesions with rim and oedema in the ill, all scar in
+    the others. So neither place nor size tells who is ill, and only the rim tells it clearly."""
+    for _ in range(int(random.integers(3, 7))):
+        centre = centre_in(random, places, tissue, WHITE)
+        radius, oedema = random.uniform(7, 12), random.uniform(5, 9)
+        stretch = random.uniform(0.8, 1.25, 3)
+        away = np.sqrt(
+            sum(((p - c) / s) ** 2 for p, c, s in zip(places, centre, stretch, strict=True))
+        )
+        brain = np.isin(tissue, (GREY, WHITE, OEDEMA, SCAR))
+        white = np.isin(tissue, (WHITE, SCAR))
+        tissue[(away < radius + oedema) & white] = OEDEMA if ill else SCAR
+        tissue[(away < radius) & brain] = RIM if ill else SCAR
+        if ill:
+            tissue[(away < radius - 3.5) & brain] = LESION
 
 
 def put(
@@ -164,13 +195,14 @@ def scanned(
     tissue: UInt8[np.ndarray, "z y x"],
     signal: tuple[float, ...],
     size: int,
+    spread: float,
 ) -> Float[np.ndarray, "z y x"]:
     """Partial volume, bias field, an own gain, and Rician noise."""
     from scipy.ndimage import gaussian_filter
 
     clean = gaussian_filter(np.array(signal, np.float32)[tissue], 0.55)
     clean = clean * np.exp(0.15 * noise(random, size, size / 4))
-    real, imaginary = random.normal(0, 0.035, (2, *tissue.shape))
+    real, imaginary = random.normal(0, spread, (2, *tissue.shape))
     gain = 400 * np.exp(random.normal(0, 0.2))
     return (gain * np.sqrt((clean + real) ** 2 + imaginary**2)).astype(np.float32)
 
@@ -212,19 +244,21 @@ def write_brains(
     contrasts: Sequence[str] = CONTRASTS,
 ) -> Path:
     """Write subjects as NIfTI files, and `subjects.csv`: id, a column a contrast (blank = missing),
-    seg, label ("lesion" or "healthy"), split. Files that are there already are kept.
+    seg, label (the middle tissue of the mixed contrast), lesions ("yes" or "no"), split. Files that
+    are there already are kept.
 
     missing: chance that a contrast of a subject was not taken; one always was. test: share of the
     last subjects. contrasts: which to write. Returns the CSV, which is written last.
     """
     folder = Path(folder)
-    if strange := sorted(set(contrasts) - set(CONTRASTS)):
-        raise ValueError(f"made brains have the contrasts {', '.join(CONTRASTS)}, not {strange}.")
+    known = (*CONTRASTS, MIXED)
+    if strange := sorted(set(contrasts) - set(known)):
+        raise ValueError(f"made brains have the contrasts {', '.join(known)}, not {strange}.")
     rows = list(_written(folder, subjects, seed, size, missing, test, tuple(contrasts)))
     listing = folder / "subjects.csv"
     temporary = listing.with_name(f".{os.getpid()}.csv")
     with open(temporary, "w", newline="") as file:
-        table = csv.DictWriter(file, ["id", *contrasts, "seg", "label", "split"])
+        table = csv.DictWriter(file, ["id", *contrasts, "seg", "label", "lesions", "split"])
         table.writeheader()
         table.writerows(rows)
     temporary.replace(listing)
@@ -258,7 +292,8 @@ def _written(
             "id": name,
             **{contrast: files.get(contrast, "") for contrast in contrasts},
             "seg": seg,
-            "label": "lesion" if subject % 2 else "healthy",
+            "label": MIDDLE[subject // 2 % len(MIDDLE)],
+            "lesions": "yes" if subject % 2 else "no",
             "split": "train" if subject < subjects * (1 - test) else "test",
         }
 

@@ -27,7 +27,7 @@ from multimask.datasets.layouts.brats import brats
 from multimask.datasets.layouts.dicom import dicom_series
 from multimask.datasets.layouts.ixi import ixi
 from multimask.datasets.layouts.msd import msd
-from multimask.datasets.synthetic_volume import heads
+from multimask.datasets.synthetic_volume import MIXED, heads
 from multimask.datasets.table import Table
 from multimask.datasets.volume_transforms import CropForeground, Orient, steps
 from multimask.modalities.volume import VolumePatches
@@ -57,48 +57,50 @@ class Config(RunFlags):
 
     out: Annotated[Path, "run folder"] = Path("runs/mri")
     epochs: Annotated[int, "passes over the training rows"] = 30
-    batch_size: Annotated[int, "samples an optimiser step"] = 16
+    batch_size: Annotated[int, "samples an optimiser step"] = 8
     layout: Annotated[
         Literal["bids", "brats", "dicom", "ixi", "msd"] | None, "--data is a public set's folder"
     ] = None
     modalities: Annotated[
-        tuple[str, ...], "scans of a sample, by column; default: scan, generated heads flair"
+        tuple[str, ...], "scans of a sample, by column; default: scan, generated heads mixed"
     ] = ()
     channels: Annotated[int, "volumes along a file's fourth axis"] = 1
     volume_size: Annotated[int | tuple[int, ...] | None, "voxels (z, y, x) a model sees"] = None
     patch: Annotated[int | tuple[int, ...] | None, "voxels (z, y, x) of a patch"] = None
     spacing: Annotated[tuple[float, ...], "resample to this voxel size, mm or z,y,x mm"] = ()
-    window: Annotated[
-        str, "CT, instead of z-scores: soft, lung, bone, brain, or --window=LOW,HIGH in HU"
-    ] = ""
+    intensity: Annotated[
+        str, "zscore, given (packed so), or a CT window: soft, lung, bone, brain, =LOW,HIGH in HU"
+    ] = "zscore"
     foreground: Annotated[bool, "cut away the air around first; single scans only"] = False
     ragged: Annotated[
         bool | None, "take scans so small that no token is hidden; default: of one modality"
     ] = None
     flip: Annotated[float, "chance of exchanging left and right"] = 0.5
     held_out: Annotated[float, "share held out for testing where the data name no split"] = 0.25
-    subjects: Annotated[int, "heads generated when there are no data"] = 500
+    subjects: Annotated[int, "heads generated when there are no data"] = 400
     segment: Annotated[str | None, "column with label maps to fine-tune on afterwards"] = None
     classes: Annotated[int | None, "label numbers, 0 among them; default: as found"] = None
     segment_epochs: Annotated[int, "passes of the fine-tuning"] = 40
+    segment_width: Annotated[int, "channels of its head at full resolution"] = 16
     segment_lr: Annotated[float, "its learning rate"] = 1e-3
 
 
 # generated heads: a small model that two cores train in minutes
 GENERATED = {
-    "volume_size": 48,
+    "volume_size": 32,
     "patch": 8,
-    "width": 96,
-    "depth": 4,
+    "width": 64,
+    "depth": 3,
     "heads": 4,
-    "decoder_width": 64,
+    "decoder_width": 48,
     "decoder_depth": 1,
     "decoder_heads": 4,
     "normalise": False,
-    "lr": 1.5e-3,
+    "lr": 2e-3,
 }
 # scans: what two cores train; with a GPU say --size base --volume-size 96 --patch 16
-SCANS = GENERATED | {"volume_size": 64, "width": 192, "heads": 6, "decoder_width": 96, "lr": 1e-3}
+SCANS = GENERATED | {"volume_size": 64, "width": 192, "depth": 4, "heads": 6}
+SCANS |= {"decoder_width": 96, "lr": 1e-3}
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -159,7 +161,7 @@ def with_defaults(config: Config) -> Config:
         defaults = {n: v for n, v in defaults.items() if n != "normalise"}
     unset = {name: value for name, value in defaults.items() if getattr(config, name) is None}
     if config.data is None and not config.modalities:
-        unset["modalities"] = ("flair",)
+        unset["modalities"] = (MIXED,)
     return replace(config, **unset)
 
 
@@ -167,7 +169,7 @@ def opened(config: Config) -> Table:
     """The samples, by column; no file is read yet."""
     if config.data is None:
         size = max(sides(config.volume_size, "--volume-size"))
-        listing = heads(config.subjects, config.modalities, size=size)
+        listing = heads(config.subjects, config.modalities, size=size, test=0.5)
         return Table.from_csv(listing, (*config.modalities, "seg"), VolumeReader())
     if config.layout is not None:
         return LAYOUTS[config.layout](config.data)
@@ -224,7 +226,7 @@ def reader(
         flip=config.flip,
     )
     if config.foreground:
-        above = -300.0 if config.window else 0.0  # air in CT, or skull-stripped
+        above = 0.0 if isinstance(intensity(config), str) else -300.0  # HU: air is below
         made = (Orient("RAS"), CropForeground(above), *made[1:])
     return VolumeReader(made, channels=1 if labels else config.channels, labels=labels)
 
@@ -257,16 +259,17 @@ def spacing(config: Config) -> float | tuple[float, float, float] | None:
 
 
 def intensity(config: Config) -> str | tuple[float, float]:
-    """z-scores, or a CT window."""
-    if not config.window:
-        return "zscore"
-    if config.window in WINDOWS:
-        return WINDOWS[config.window]
+    """What is done to numbers: see `VolumePatches`."""
+    if config.intensity in ("zscore", "given"):
+        return config.intensity
+    if config.intensity in WINDOWS:
+        return WINDOWS[config.intensity]
     try:
-        low, high = map(float, config.window.split(","))
+        low, high = map(float, config.intensity.split(","))
     except ValueError as error:
         raise ValueError(
-            f"--window {config.window}: write {', '.join(WINDOWS)}, or =LOW,HIGH in HU."
+            f"--intensity {config.intensity}: write zscore, given, {', '.join(WINDOWS)}, or "
+            "=LOW,HIGH in HU."
         ) from error
     return low, high
 
@@ -305,7 +308,7 @@ def segmented(config: Config, study: Study, train: Table, test: Table) -> dict[s
         initial = build_recipe(config, study.modalities, study.method_arguments).model
         for model, scores in ((load(folder / "model"), pretrained), (initial, random_init)):
             torch.manual_seed(seed)
-            segmenter = Segmenter(model, classes)
+            segmenter = Segmenter(model, classes, config.segment_width)
             fit_segmenter(
                 segmenter,
                 learned_on,

@@ -26,7 +26,7 @@ class Config(RunFlags):
 
     data: Annotated[Path | None, "folder, CSV, Parquet, NPY or NPZ; default: made shapes"] = None
     out: Annotated[Path, "run folder"] = Path("runs/points")
-    epochs: Annotated[int, "passes over the training rows"] = 20
+    epochs: Annotated[int, "passes over the training rows; 0: made shapes 5, else 100"] = 0
     batch_size: Annotated[int, "samples an optimiser step"] = 32
     method: Annotated[str, "pre-training method, by plug-in name"] = "point-mae"
     size: Annotated[str, "encoder: mini (for two cores), tiny, small (Point-MAE's), base"] = "mini"
@@ -58,12 +58,12 @@ class Config(RunFlags):
 
 
 OF_METHOD = ("norm", "embed_visible_only", "net_width", "drop_path")
-# what two cores train in two minutes
-SHAPES = {"groups": 32, "group_size": 16, "rotate": "up"}
+# what one core trains in a minute
+SHAPES = {"epochs": 5, "groups": 32, "group_size": 16, "rotate": "up"}
 SHAPES_MINI = {"width": 96, "depth": 3, "heads": 4, "decoder_depth": 1, "lr": 2e-3}
 SHAPES_MINI |= {"net_width": 64, "embed_visible_only": True, "drop_path": 0.0}
 # a few hundred clouds in minutes; with a GPU say --size small --epochs 300 --batch-size 128
-CLOUDS = {"groups": 64, "group_size": 32, "rotate": "none"}
+CLOUDS = {"epochs": 100, "groups": 64, "group_size": 32, "rotate": "none"}
 CLOUDS_MINI = {"width": 128, "depth": 4, "heads": 4, "decoder_depth": 2, "drop_path": 0.0}
 
 
@@ -105,6 +105,8 @@ def with_defaults(config: Config) -> Config:
     if config.method != "point-mae":
         defaults = {name: value for name, value in defaults.items() if name not in OF_METHOD}
     unset = {name: value for name, value in defaults.items() if getattr(config, name) is None}
+    if config.epochs == 0:
+        unset["epochs"] = defaults["epochs"]
     return replace(config, **unset)
 
 

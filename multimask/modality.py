@@ -53,6 +53,16 @@ class HasGrid(Protocol):
 
 
 @runtime_checkable
+class HasBox(Protocol):
+    """Its token values are a box of a lattice: these sides, row-major, channels innermost."""
+
+    @property
+    def box(self) -> tuple[int, ...]: ...
+    @property
+    def channels(self) -> int: ...
+
+
+@runtime_checkable
 class Collates(Protocol):
     """Puts its samples' data together its own way (ragged data, graphs, padding)."""
 
@@ -161,6 +171,16 @@ class BringsAdapterFor(Protocol):
 
     def adapter_for(
         self, width: int, decoder_width: int | None, target: Any
+    ) -> torch.nn.Module: ...
+
+
+@runtime_checkable
+class BringsAdapterAt(Protocol):
+    """As `BringsAdapter`, for an adapter that takes the class of its positions, and whether it
+    names its modality to the decoder, from the method that builds it."""
+
+    def adapter_at(
+        self, width: int, decoder_width: int | None, position: type, decoder_named: bool
     ) -> torch.nn.Module: ...
 
 

@@ -393,6 +393,12 @@ class MaskedModel(nn.Module):
 
         save(self, folder)
 
+    def export(self, path: str | Path, layout: str, **facts: object) -> None:
+        """Write the weights in another project's names; see `multimask.checkpoints.export`."""
+        from multimask.checkpoints import export
+
+        export(self, path, layout, **facts)
+
     def describe(self, masker: Masker | None = None) -> "Description":
         """Parameters, tokens, effective ratio, FLOPs per sample, encoder's and decoder's shares."""
         from multimask.describe import describe

@@ -118,6 +118,14 @@ def test_a_list_of_ones_own_goes_before_names_of_folders(tmp_path: Path) -> None
     assert set(cloud_table(tmp_path / "chair", FEW).columns["split"]) == {"train", "test"}
 
 
+def test_a_listing_may_count_points_beside_the_files_of_points(tmp_path: Path) -> None:
+    modelnet.write_fake(tmp_path)
+    (tmp_path / "labels.csv").write_text("file,points\nchair/train/chair_0001.off,5\n")
+    table = cloud_table(tmp_path, FEW)
+    assert table[0]["points"].shape == (32, 3)
+    assert list(table.columns["points.listed"]) == [5]
+
+
 def test_a_list_with_strange_names_is_refused(tmp_path: Path) -> None:
     shapenet55.write_fake(tmp_path)
     (tmp_path / "ShapeNet-55/test.txt").write_text("chair_0001.off\n")

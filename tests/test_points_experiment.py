@@ -116,6 +116,16 @@ def test_masks_of_a_cloud_are_drawn_with_counts(
     assert out.is_file()
 
 
+def test_an_array_is_one_cloud_or_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--kind", "points", "--set", "num_groups=8,group_size=4", "--ratio", "0.6"]
+    for count, shape in ((1, (150, 3)), (3, (3, 150, 3))):
+        np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=shape))
+        file = ["--data", str(tmp_path / "a.npy"), "--out", str(tmp_path / "masks.png")]
+        assert main(["masks", *words, *file, "--counting", "hidden"]) == 0
+        # int(.6 * 8) are hidden, as Point-MAE counts
+        assert capsys.readouterr().out.count("4 visible, 4 hidden of 8 tokens") == count
+
+
 @pytest.mark.parametrize("masker", ["block", "grid", "tube"])
 def test_maskers_for_lattices_say_so(
     masker: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

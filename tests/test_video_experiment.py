@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from multimask.cli import main
 from multimask.cli.flags import run
 from multimask.datasets.formats.video_write import write_clip
 from multimask.datasets.formats.videos import VideoReader
@@ -184,3 +185,29 @@ def test_files_of_every_trouble_are_named(clips: Path, tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     (tmp_path / "renamed.gif").write_bytes(good)  # content decides, not the name
     assert VideoReader().read(tmp_path / "renamed.gif")["frames"].shape[0] == 16
+
+
+@pytest.mark.parametrize(
+    ("masker", "counts"),
+    [
+        ("--masker random --ratio 0.75", "16 visible, 48 hidden of 64 tokens (75.0%); 48 decoded"),
+        ("--masker tube --ratio 0.9", "4 visible, 60 hidden of 64 tokens (93.8%); 60 decoded"),
+        ("--masker slab --ratio 0.5", "32 visible, 32 hidden of 64 tokens (50.0%); 32 decoded"),
+        ("--masker block --ratio 0.6", "25 visible, 39 hidden of 64 tokens (60.9%); 39 decoded"),
+        ("--masker running-cell --ratio 0.5", "32 visible, 32 hidden of 64 tokens (50.0%)"),
+        ("--method videomae", "8 visible, 56 hidden of 64 tokens (87.5%); 56 decoded, 56 scored"),
+        (
+            "--method videomae-v2",
+            "8 visible, 56 hidden of 64 tokens (87.5%); 32 decoded, 28 scored",
+        ),
+    ],
+)
+def test_every_masker_is_drawn_on_a_file_with_its_counts(
+    masker: str, counts: str, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["masks", "--kind", "video", "--data", str(clips / "right/00.mp4"), *masker.split()]
+    words += ["--set", "frames=8,size=32,patch=8", "--out", str(tmp_path / "masks.png")]
+    assert main(words) == 0
+    assert f"00.mp4: {counts}" in capsys.readouterr().out
+    with Image.open(tmp_path / "masks.png") as picture:
+        assert np.asarray(picture).std() > 5

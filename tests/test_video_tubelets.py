@@ -134,7 +134,12 @@ def test_pictures_show_true_pixels_and_blank_the_rest(tmp_path: Path) -> None:
     tokens = tokens_of(clips)
     frames = TUBELETS.animation(tokens)
     assert np.array_equal(frames, rearrange(clips[0], "t c h w -> t h w c").numpy())
-    assert TUBELETS.picture(tokens).shape == (8, 72, 3)
+    assert TUBELETS.picture(tokens).shape == (8, 48, 3)  # four of six frames, side by side
+    assert np.array_equal(TUBELETS.picture(tokens)[:, 36:], frames[5])
+    twelve = tokens_of(torch.randint(0, 256, (1, 12, 3, 8, 12), dtype=torch.uint8))
+    strip = TUBELETS.picture(twelve)  # eight of twelve, in two rows
+    assert strip.shape == (16, 48, 3)
+    assert np.array_equal(strip[8:, 36:], TUBELETS.animation(twelve)[11])
     shown = torch.zeros(18, dtype=torch.bool)
     shown[6] = True  # time 1, first place
     hidden = TUBELETS.animation(tokens, shown)

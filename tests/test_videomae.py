@@ -349,3 +349,21 @@ def test_a_foreign_file_is_named_by_its_first_keys() -> None:
     several = videomae({"video": tubelets(), "depth": tubelets()}, **SMALL).model
     with pytest.raises(ValueError, match="the one modality 'video'"):
         official.to_theirs(cast(dict[str, Tensor], several.state_dict()), BOX)
+
+
+# --- what dual masking saves ----------------------------------------------------------------------
+
+
+def test_dual_masking_decodes_944_tokens_at_less_than_three_fifths_of_the_cost() -> None:
+    kinds = {"video": Tubelets()}
+    plain, dual = (make(kinds, arch="small", depth=1) for make in (videomae, videomae_v2))
+    seen: list[int] = []
+    decoder = cast(nn.Module, dual.model.decoder)
+    decoder.blocks[0].register_forward_pre_hook(  # type: ignore[union-attr, index]
+        lambda module, given: seen.append(given[0].shape[1])
+    )
+    costs = [
+        recipe.model.describe(recipe.objective.masker).flops["decoder"] for recipe in (plain, dual)
+    ]
+    assert seen == [944]
+    assert costs[1] < 0.6 * costs[0]

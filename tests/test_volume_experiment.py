@@ -107,9 +107,9 @@ def test_several_contrasts_are_several_modalities(
     metrics = carried(
         "--modalities", "t1ce,flair", "--subjects", "12", "--out", str(tmp_path / "o")
     )
-    assert metrics["test_samples"] == 4
+    assert metrics["test_samples"] == 6
     assert len(list((tmp_path / "o/nifti").iterdir())) == 8
-    listing = heads(12, ("t1ce", "flair"), size=16)
+    listing = heads(12, ("t1ce", "flair"), size=16, test=0.5)
     assert listing.is_relative_to(tmp_path / "cache")
 
 
@@ -145,7 +145,7 @@ def test_damaged_files_are_listed_and_nothing_else(carried: Carry, tmp_path: Pat
     [
         (("--modalities", "pd"), r"expected the columns \['pd'\] to hold files"),
         (("--segment", "mask"), r"'mask'\] to hold files"),
-        (("--window", "belly"), "--window belly: write soft, lung"),
+        (("--intensity", "belly"), "--intensity belly: write zscore"),
         (("--spacing", "1,2"), "--spacing"),
         (("--patch", "4x4"), "--patch: write one side"),
         (("--foreground", "--segment", "seg"), "--foreground: the box depends on the scan"),
@@ -188,8 +188,9 @@ def test_smaller_shares_of_labels_are_nested_and_in_proportion(made: Path) -> No
     table = Table.from_csv(made, ("flair",), VolumeReader())
     shares = [set(table.split_off(share)[1].columns["id"]) for share in (0.1, 0.4, 0.8)]
     assert shares[0] < shares[1] < shares[2]
-    ill = set(table.where(label="lesion").columns["id"])
-    assert [len(share & ill) for share in shares] == [1, 4, 8]
+    csf = set(table.where(label="csf").columns["id"])
+    assert len(csf) == 8
+    assert [len(share & csf) for share in shares] == [1, 3, 6]
     assert shares[1] == set(table.split_off(0.4)[1].columns["id"])
 
 

@@ -12,7 +12,12 @@ from multimask.datasets.layouts import brats as brats_layout
 from multimask.datasets.layouts import ixi as ixi_layout
 from multimask.datasets.layouts import msd as msd_layout
 from multimask.datasets.layouts.dicom import dicom_series
-from multimask.datasets.synthetic_volume import made_brain, write_brains
+from multimask.datasets.synthetic_volume import (
+    MIDDLE,
+    made_brain,
+    mixed_signal,
+    write_brains,
+)
 from multimask.datasets.table import Table
 from multimask.modalities.volume import VolumePatches
 
@@ -115,6 +120,17 @@ def test_only_the_contrast_agent_shows_the_rim() -> None:
     assert bright["t1"] < 0.85
 
 
+def test_no_voxel_of_the_mixed_contrast_tells_the_middle_tissue() -> None:
+    random = np.random.default_rng(0)
+    means = []
+    for index, middle in enumerate(MIDDLE):
+        signals = np.array([mixed_signal(random, middle) for _ in range(600)])[:, [2, 3, 4]]
+        between = np.sort(signals, axis=1)[:, 1] == signals[:, index]
+        assert between.mean() > 0.99
+        means.append(signals.mean(axis=0))
+    np.testing.assert_allclose(means, 0.6, atol=0.05)
+
+
 def test_brains_are_written_as_a_table_with_holes(tmp_path: Path) -> None:
     listing = write_brains(tmp_path, 10, size=16, missing=0.4)
     files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nii.gz")}
@@ -129,7 +145,7 @@ def test_brains_are_written_as_a_table_with_holes(tmp_path: Path) -> None:
     assert lacking.any()
     assert not lacking.all(axis=0).any()
     assert list(table.columns["split"]).count("test") == 4
-    assert set(table.columns["label"]) == {"lesion", "healthy"}
-    seg = next(table[i]["seg"] for i in range(10) if table.columns["label"][i] == "lesion")
+    assert set(table.columns["label"]) == set(MIDDLE)
+    seg = next(table[i]["seg"] for i in range(10) if table.columns["lesions"][i] == "yes")
     assert seg.data.max() == 2
     np.testing.assert_allclose(seg.spacing, (12.5,) * 3)

@@ -76,6 +76,8 @@ class PointReader:
     rereads = True
     suffixes = SUFFIXES
     """What a folder's files must end in (any case) to be taken for clouds."""
+    array_dims = 2
+    """Axes of one cloud as an array: a NPY with three holds many."""
 
     def __post_init__(self) -> None:
         if self.num_points is not None and self.num_points < 1:

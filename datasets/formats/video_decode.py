@@ -1,8 +1,8 @@
 """Frames of a video file by number, exact in any order, through PyAV or decord.
 
 PyAV starts at the last key frame before a frame that is wanted, matches frames by the time they
-are shown, and does not decode what is neither wanted nor referred to. decord is used where a probe
-has found it to agree with that.
+are shown, and does not decode what is neither wanted nor referred to. decord reads runs of
+neighbouring frames, if asked to, where a probe has found it to agree with that.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +18,6 @@ from multimask.tokens import BadSample
 Access = Literal["decord", "seek", "sequential"]
 """How a file may be read: "decord" also by decord; "seek" from any key frame on; "sequential" from
 its start only."""
-
-DECORD_PIXELS = 2 * 320 * 240  # above, PyAV was the faster one for runs of frames too
 
 Frame = UInt8[np.ndarray, "h w 3"]
 
@@ -45,7 +43,7 @@ def frames_at(
             f"{path}: expected frames up to {order[-1]}, found {count} that can be read of "
             f"{promised}; frames from {first} on are missing."
         )
-    if access == "decord" and _is_run(order) and index.height * index.width <= DECORD_PIXELS:
+    if access == "decord" and _is_run(order):
         found = _by_decord(path, order, threads)
     elif in_order:
         found = _in_order(path, order, max_pixels, threads)

@@ -8,8 +8,9 @@ store again reads all its checksums and packs the ranges that are damaged.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,7 @@ class Ranges(Dataset[Any]):
     place: Place
     plan: Plan
     numbers: list[int]
+    owner: int = field(default_factory=os.getpid)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -153,15 +155,22 @@ class Ranges(Dataset[Any]):
         rows = self.plan.range(number)
         try:
             found = {}
+            self.check_wanted()
             for modality, plan in self.plan.modalities.items():
                 answer = pack_modality(self.source, self.place, self.plan, modality, plan, rows)
                 if isinstance(answer, Uneven):
                     return answer
                 found[modality] = answer
+            self.check_wanted()
             self.place.write(note(number), [json.dumps(found).encode()])
         except OSError as error:
             return Failure(error.strerror or str(error))
         return None
+
+    def check_wanted(self) -> None:
+        """Ends a worker whose parent was killed: another may be packing by now."""
+        if self.owner not in (os.getpid(), os.getppid()):
+            raise SystemExit(1)
 
 
 def pack_modality(

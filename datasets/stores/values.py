@@ -4,6 +4,7 @@ A value is a tensor or array, a dict of such and of plain facts, or a record (a 
 plug-in name: names are kept, never import paths).
 """
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -57,7 +58,13 @@ def put_together(record: str | None, arrays: Mapping[str, Any], facts: Mapping[s
         return arrays[ALONE]
     if record == DICT:
         return {**arrays, **facts}
-    return plugins.resolve(record, {})(**arrays, **facts)
+    return class_of(record)(**arrays, **facts)
+
+
+@functools.cache  # looking among installed packages takes longer than reading the sample
+def class_of(record: str) -> Any:
+    """The class of a record, by its plug-in name."""
+    return plugins.resolve(record, {})
 
 
 def as_array(value: Any) -> Shaped[np.ndarray, "..."]:

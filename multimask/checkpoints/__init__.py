@@ -1,5 +1,8 @@
-"""Checkpoints: `model.safetensors` and `config.json`, without code or pickles."""
+"""Checkpoints: `model.safetensors` and `config.json`, without code or pickles; and weights of other
+projects, read and written in their names."""
 
-from multimask.checkpoints.folder import load, save
+from multimask.checkpoints.adapt import Report, pour
+from multimask.checkpoints.folder import save
+from multimask.checkpoints.foreign import export, initialise, load
 
-__all__ = ["load", "save"]
+__all__ = ["Report", "export", "initialise", "load", "pour", "save"]

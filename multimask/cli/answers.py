@@ -48,7 +48,7 @@ def write_answers(
                 continue
             with torch.no_grad():
                 (data,) = tokenizer.filled(restored.to("cpu"), batch.parts[name].data)
-            stem = batch.sample_ids[0].replace("/", "_").removesuffix(reader.writes)
+            stem = batch.sample_ids[0].strip("/").replace("/", "_").removesuffix(reader.writes)
             folder.mkdir(parents=True, exist_ok=True)
             written.append(folder / f"{stem}_{name}{reader.writes}")
             reader.write(written[-1], sample[name], data)

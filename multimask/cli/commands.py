@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from multimask import evaluation, pictures
+from multimask import evaluation, pictures, plugins
 from multimask.checkpoints import load
 from multimask.cli.answers import write_answers
 from multimask.cli.data import (
@@ -28,6 +28,7 @@ from multimask.cli.experiment import RunFlags, Study, build_recipe, carry_out
 from multimask.cli.finetune import Finetune, finetune
 from multimask.cli.flags import from_command_line, guarded
 from multimask.cli.pack import Pack, pack
+from multimask.masking.budgets import Counting
 from multimask.model import MaskedModel
 from multimask.plugins import from_config, to_config
 from multimask.tokens import Step
@@ -143,6 +144,8 @@ class Masks:
     set: Annotated[tuple[str, ...], "fields of the kind's tokenizer: size=96x160,patch=8"] = ()
     masker: Annotated[str, "who is hidden, by plug-in name"] = "random"
     ratio: Annotated[float, "share of tokens hidden"] = 0.75
+    method: Annotated[str | None, "a method's own masker, by plug-in name, instead"] = None
+    counting: Annotated[Counting, "which of them is floored when the ratio is a count"] = "visible"
     limit: Annotated[int, "how many samples"] = 4
     seed: Annotated[int, "of the masks"] = 0
     out: Annotated[Path, "picture"] = Path("masks.png")
@@ -153,7 +156,9 @@ def masks(flags: Masks) -> None:
     table = file_table(flags.data, flags.kind, flags.kind, tokenizer).head(flags.limit)
     batch, skipped = as_batch(table, {flags.kind: tokenizer})
     model = MaskedModel({flags.kind: tokenizer}, width=48, depth=1, heads=3)
-    masker = masker_of(flags.masker, flags.ratio, model.tokenizers)
+    masker = masker_of(flags.masker, flags.ratio, model.tokenizers, flags.counting)
+    if flags.method is not None:
+        masker = plugins.load("methods", flags.method)({flags.kind: tokenizer}).objective.masker
     write_picture(pictures.masks(model, batch, masker, seed=flags.seed), flags.out)
     tokens = model.tokenize(batch)
     generators = Step(flags.seed).generators(batch.sample_ids, "masking")
@@ -161,8 +166,10 @@ def masks(flags: Masks) -> None:
     for row, name in enumerate(batch.sample_ids):
         visible, exists = int(masking.visible[row].sum()), int(masking.exists[row].sum())
         hidden = exists - visible
+        decoded, scored = int(masking.decoded[row].sum()), int(masking.target[row].sum())
         print(
-            f"{name}: {visible} visible, {hidden} hidden of {exists} tokens ({hidden / exists:.1%})"
+            f"{name}: {visible} visible, {hidden} hidden of {exists} tokens "
+            f"({hidden / exists:.1%}); {decoded} decoded, {scored} scored"
         )
     tell_skipped(skipped)
 

@@ -10,9 +10,11 @@ import yaml
 
 from multimask import plugins
 from multimask.cli.flags import size
+from multimask.datasets.cells import stored_arrays
 from multimask.datasets.store import is_store, open_store, packings
 from multimask.datasets.table import Table
 from multimask.masking import Masker, masker_for
+from multimask.masking.budgets import Counting
 from multimask.masking.rules import Rule
 from multimask.modality import Tokenizer, collate
 from multimask.model import MaskedModel
@@ -81,8 +83,10 @@ def rule_of(name: str, tokenizers: Mapping[str, Tokenizer]) -> Rule:
     return cls.fitted(next(iter(tokenizers.values()))) if hasattr(cls, "fitted") else cls()
 
 
-def masker_of(name: str, ratio: float, tokenizers: Mapping[str, Tokenizer]) -> Masker:
-    return masker_for(rule_of(name, tokenizers), ratio)
+def masker_of(
+    name: str, ratio: float, tokenizers: Mapping[str, Tokenizer], counting: Counting = "visible"
+) -> Masker:
+    return masker_for(rule_of(name, tokenizers), ratio, counting)
 
 
 def reader_of(kind: str, tokenizer: Tokenizer, augment: bool) -> Any:
@@ -121,10 +125,14 @@ def open_packed(path: Path, modality: str, reader: Any) -> Table:
 
 def file_table(path: Path, modality: str, kind: str, tokenizer: Tokenizer) -> Table:
     """A table, or a single file as a table of one row. An array file holds many samples unless the
-    kind's reader says that it is one (`whole_arrays`)."""
+    kind's reader says that it is one: always (`whole_arrays`), or a NPY of as many axes as one
+    sample has (`array_dims`)."""
     reader = reader_of(kind, tokenizer, augment=False)
-    arrays = path.suffix.lower() in (".npy", ".npz") and getattr(reader, "whole_arrays", False)
-    listed = path.suffix.lower() in TABLES and not arrays
+    suffix, dims = path.suffix.lower(), getattr(reader, "array_dims", None)
+    arrays = suffix in (".npy", ".npz") and getattr(reader, "whole_arrays", False)
+    if suffix == ".npy" and dims is not None and path.is_file():
+        arrays = stored_arrays(path, modality)[modality].ndim == dims
+    listed = suffix in TABLES and not arrays
     if is_store(path) or path.is_dir() or listed or not path.exists():
         return open_table(path, modality, kind, tokenizer)
     return Table.of({modality: [path.name]}, {modality: reader}, root=path.parent)

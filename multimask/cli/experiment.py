@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from multimask import evaluation, pictures, plugins
+from multimask.checkpoints import initialise
 from multimask.checkpoints.folder import write_whole
 from multimask.cli.data import as_batch, rule_of
 from multimask.cli.flags import to_yaml
@@ -29,6 +30,7 @@ from multimask.cli.study import RunFlags, Study
 from multimask.masking import Masker, Ratio, Uniform
 from multimask.methods.recipe import Recipe
 from multimask.modality import Tokenizer
+from multimask.training.checkpoints import Checkpoints
 from multimask.training.fit import fit
 from multimask.training.memory import keep_freed_memory
 from multimask.training.result import FitResult
@@ -123,7 +125,9 @@ def comparable(study: Study) -> Study:
 def one_seed(flags: RunFlags, study: Study, seed: int, out: Path) -> SeedRun:
     torch.manual_seed(seed)
     recipe = build_recipe(flags, study.modalities, study.method_arguments)
-    initial = copy.deepcopy(recipe.model)
+    initial = copy.deepcopy(recipe.model)  # random, also where weights are given
+    if flags.init is not None:
+        print(initialise(recipe.model, flags.init), flush=True)
     print(f"seed {seed}\n{recipe.model.describe(recipe.objective.masker)}", flush=True)
     training = dict(recipe.training)
     if flags.lr is not None:
@@ -145,6 +149,11 @@ def one_seed(flags: RunFlags, study: Study, seed: int, out: Path) -> SeedRun:
         device=flags.device,
         precision=flags.precision,
         clip=flags.clip,
+        strategy=flags.strategy,
+        compile=flags.compile,
+        recompute=flags.recompute,
+        profile=flags.profile,
+        checkpoints=Checkpoints(flags.save_minutes, flags.save_steps, flags.keep, flags.keep_best),
         max_bad=flags.max_bad,
         resume=flags.resume,
         **training,

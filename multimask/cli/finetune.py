@@ -27,7 +27,7 @@ class Finetune:
     labels.png. The defaults are MAE's for its base model.
     """
 
-    model: Annotated[Path, "folder of a saved model"]
+    model: Annotated[Path, "folder of a saved model, or weights of another project"]
     data: Annotated[Path, "folder, CSV, Parquet, NPY or NPZ with labels"]
     out: Annotated[Path, "run folder"] = Path("runs/finetune")
     label: Annotated[str, "column with the classes"] = "label"

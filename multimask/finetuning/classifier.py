@@ -13,6 +13,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from multimask.checkpoints.folder import load, read_weights, write_whole
+from multimask.checkpoints.foreign import read as foreign_model
 from multimask.evaluation.embeddings import evaluating, plain, stream
 from multimask.model import MaskedModel
 from multimask.tokens import Batch, Latents, Sample, Samples
@@ -130,6 +131,28 @@ class Classifier(nn.Module):
         head = Head(width, len(facts["classes"]), facts["pool"], facts["eps"])
         head.load_state_dict(read_weights(folder / HEAD, head.state_dict()))
         return Classifier(model, head, facts["classes"], facts["label"]).eval()
+
+    @staticmethod
+    def read(
+        path: str | Path, layout: str | None = None, label: str = "label", **facts: Any
+    ) -> "Classifier":
+        """Another project's fine-tuned weights: its classes are the numbers 0, 1 ... as text.
+
+        layout and facts as for `multimask.load`. Raises: ValueError for weights without a head.
+        """
+        return foreign_classifier(path, layout, label, facts)
+
+
+def foreign_classifier(
+    path: str | Path, layout: str | None, label: str, facts: Mapping[str, Any]
+) -> Classifier:
+    foreign, name = foreign_model(Path(path), layout, facts)
+    if foreign.head is None:
+        raise ValueError(f"{name}: holds no head that names classes; multimask.load reads it.")
+    count, width = foreign.head["linear.weight"].shape
+    head = Head(width, count, "mean" if "norm.weight" in foreign.head else "global")
+    head.load_state_dict(foreign.head)
+    return Classifier(foreign.model, head, [str(n) for n in range(count)], label).eval()
 
 
 def read_facts(file: Path) -> dict[str, Any]:

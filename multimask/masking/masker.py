@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool
 from torch import Generator, Tensor
 
-from multimask.masking.budgets import Budget, Natural, Ratio
+from multimask.masking.budgets import Budget, Counting, Natural, Ratio
 from multimask.masking.context import Context
 from multimask.masking.rules import Rule, Ties, Uniform
 from multimask.masking.sharing import Shares, now, shared_scores
@@ -105,13 +105,13 @@ class Masker:
         return int(exists.sum(dim=1).min())
 
 
-def masker_for(rule: Rule, ratio: float) -> Masker:
+def masker_for(rule: Rule, ratio: float, counting: Counting = "visible") -> Masker:
     """A rule with the budget that suits it: a rule that brings its own size keeps it, at this ratio
     where it has one; any other hides the ratio of all tokens.
 
     Raises: ValueError for a ratio that hides nothing or everything.
     """
-    budget = Ratio(ratio)
+    budget = Ratio(ratio, counting=counting)
     if not getattr(rule, "natural", False):
         return Masker(rule, budget)
     if is_dataclass(rule) and "ratio" in {field.name for field in fields(rule)}:

@@ -80,6 +80,29 @@ class PlaneSinCos(nn.Module):
         return table.index_select(0, slots)
 
 
+@remembers_arguments
+class FixedTable(nn.Module):
+    """A table that came with weights: a buffer, kept bit by bit and not trained. It begins as the
+    sin-cos table; on another lattice it is interpolated, as MAE does it."""
+
+    table: Tensor
+
+    def __init__(self, tokenizer: Tokenizer, width: int) -> None:
+        super().__init__()
+        if not isinstance(tokenizer, HasGrid):
+            raise ValueError(f"FixedTable: {type(tokenizer).__name__} has no lattice.")
+        self.grid = tokenizer.grid
+        self.register_buffer("table", sincos(self.grid, width))
+
+    def forward(
+        self, coords: Num[Tensor, "m p"], slots: Int[Tensor, " m"], grid: Grid | None
+    ) -> Float[Tensor, "m w"]:
+        table = self.table
+        if grid is not None and grid != self.grid:
+            table = interpolate_table(table, self.grid, grid)
+        return table.index_select(0, slots)
+
+
 def turned_table(table: Float[Tensor, "n w"], grid: Grid) -> Float[Tensor, "n w"]:
     """Rows in the order of a lattice with these axes, from rows in the order of its reversed axes.
 

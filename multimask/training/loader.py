@@ -31,7 +31,13 @@ def loaders(
             f"choose a multiple of {accumulate * ranks}."
         )
     sampler = EpochSampler(
-        train.rows, run.batch_size, run.seed, rank, ranks, trained=lambda: shell.global_step
+        train.rows,
+        run.batch_size,
+        run.seed,
+        rank,
+        ranks,
+        trained=lambda: shell.global_step,
+        weights=train.weights,
     )
     masker = getattr(shell.objective, "masker", None)
     windows = Windows(Collate.of(shell.model, masker, run.seed), accumulate)

@@ -1,5 +1,6 @@
 """Which rows are trained on, and which are held out."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +12,18 @@ from jaxtyping import Int
 from multimask.tokens import Sample, Samples, Slots, sample_generator
 from multimask.training.missing import Missing, missing_matrix, tokens_per_row
 from multimask.training.reading import as_samples
+from multimask.training.sampler import Weights
 
 log = logging.getLogger("multimask")
 
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """Some rows of samples."""
+    """Some rows of samples. weights: how often they are drawn to train on; None is all alike."""
 
     samples: Samples
     rows: Int[np.ndarray, " n"]
+    weights: Weights | None = None
 
     def missing(self, slots: Slots) -> Missing:
         return missing_matrix(self.samples, slots)[self.rows]
@@ -28,6 +31,11 @@ class Chosen:
     def names(self) -> list[str]:
         ids = self.samples.columns.get("id")
         return [str(row if ids is None else ids[row]) for row in self.rows.tolist()]
+
+    def fingerprint(self) -> str:
+        """The same for the same samples in the same order, as far as their ids tell."""
+        digest = hashlib.sha256("\n".join(self.names()).encode())
+        return digest.hexdigest()[:16]
 
     def above(self, share: float, slots: Slots) -> "Chosen":
         """Without the rows that have less than this share of the tokens."""

@@ -11,12 +11,17 @@ on arrays with the axes (z, y, x).
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from multimask import plugins
+from multimask.checkpoints.layouts.foreign import Foreign, parts_of, told_difference
+from multimask.methods.monai_mae import monai_mae
+from multimask.model import MaskedModel
 from multimask.nn.position_tables import turned_table
 from multimask.tokens import Grid
 
@@ -225,3 +230,66 @@ def kernel_of_linear(weight: Tensor) -> Tensor:
             "weights of a 'conv' embedding say their patch."
         )
     return rearrange(weight, "w (a b d) -> w 1 a b d", a=side, b=side, d=side)
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the weights do not tell. grid: lattice (z, y, x), a cube when not given; positions:
+    "sincos" (fixed) or "learnable"."""
+
+    grid: Grid | None = None
+    heads: int = 12
+    decoder_heads: int = 12
+    positions: str = "sincos"
+    modality: str = "scan"
+    axes: Axes = "xyz"
+
+
+def read(state: State, facts: Facts) -> Foreign:
+    """Their entries as a model of the recipe `monai_mae`. Raises: ValueError for other keys."""
+    if not matches(state):
+        found = {key for key in state if UNUSED not in key}
+        raise ValueError(f"monai-mae layout: {told_difference(found, wanted(state))}")
+    kernel = state.get(KERNEL)
+    if kernel is None:
+        kernel = kernel_of_linear(state[LINEAR])
+    grid = facts.grid or cube(state["decoder_pos_embedding"].shape[1])
+    patch = tuple(kernel.shape[2:])[:: -1 if facts.axes == "xyz" else 1]
+    size = tuple(cells * side for cells, side in zip(grid, patch, strict=True))
+    tokenizer = plugins.load("modalities", "volume")(size, patch, kernel.shape[1])
+    model = monai_mae(
+        {facts.modality: tokenizer},
+        width=kernel.shape[0],
+        depth=depth(state, "blocks"),
+        heads=facts.heads,
+        mlp=len(state["blocks.0.mlp.linear1.bias"]),
+        decoder_width=state["mask_tokens"].shape[-1],
+        decoder_depth=depth(state, "decoder_blocks"),
+        decoder_heads=facts.decoder_heads,
+        decoder_mlp=len(state["decoder_blocks.0.mlp.linear1.bias"]),
+        qkv_bias="blocks.0.attn.qkv.bias" in state,
+        positions=facts.positions,
+    ).model
+    model.load_state_dict(to_ours(state, facts.modality, grid, facts.axes))
+    return Foreign(model.eval(), tuple(sorted(key for key in state if UNUSED in key)))
+
+
+def write(model: MaskedModel, axes: Axes = "xyz") -> dict[str, Tensor]:
+    """The model's weights in their names. Raises: ValueError for one that they cannot hold."""
+    parts = parts_of(model, "monai-mae layout", axes=3)
+    if parts.decoder is None or len(parts.state["encoder.globals"]) != 1:
+        raise ValueError("monai-mae layout: it holds models with a decoder and one class token.")
+    name = f"{parts.prefix}.decoder_name"
+    tables = {  # written out, also where ours are computed; with our modality embedding
+        f"{parts.prefix}.position.table": parts.table,
+        f"{parts.prefix}.decoder_position.table": parts.decoder_table,
+        name: torch.zeros(parts.decoder.width),
+        f"{parts.prefix}.proj.bias": parts.content_bias,
+    }
+    patch = (parts.box[0], parts.box[1], parts.box[2])
+    modality = parts.prefix.removeprefix("adapters.")
+    made = to_theirs(parts.state | tables, patch, modality, parts.grid, axes)
+    return {key: value.detach().clone().contiguous() for key, value in made.items()}
