@@ -64,7 +64,7 @@ class Config(RunFlags):
         "what the bands are, in order, where files do not say: nm, channel names, or a sensor "
         f"({', '.join(ORDERS)}); of made scenes: nm, or {', '.join(SENSORS)}",
     ] = ()
-    keep: Annotated[tuple[str, ...], "read only these bands of the files, by name or index"] = ()
+    only: Annotated[tuple[str, ...], "read only these bands of the files, by name or index"] = ()
     nodata: Annotated[float | None, "number that means missing, where files do not say"] = None
     image_size: Annotated[
         int | tuple[int, ...] | None, "pixels; default the smallest sample's, at most 64"
@@ -143,9 +143,9 @@ def opened(config: Config) -> Table:
     else:
         names, nm = stated_bands(config.bands) if config.bands else ((), ())
         table = Table.open(config.data, "cube", SpectralReader(nm, names, nodata=config.nodata))
-    if not config.keep:
+    if not config.only:
         return table
-    kept = tuple(int(band) if band.isdigit() else band for band in config.keep)
+    kept = tuple(int(band) if band.isdigit() else band for band in config.only)
     readers: dict[str, Any] = dict(table.readers)
     return table.with_readers(**{n: replace(r, bands=kept) for n, r in readers.items()})
 

@@ -60,7 +60,7 @@ def test_land_cover_with_a_subset_of_bands(tmp_path: Path) -> None:
     land_cover.write_fake(tmp_path / "data", scenes=1)
     metrics = carried_out(
         data=tmp_path / "data", layout="land-cover", out=tmp_path / "run", limit=24, patch=4,
-        keep=("B04", "B08", "B03"), also=("B04+B03",), projections="bands",
+        only=("B04", "B08", "B03"), also=("B04+B03",), projections="bands",
     )  # fmt: skip
     tokenizer = load(tmp_path / "run/model").tokenizers["cube"]
     assert isinstance(tokenizer, SpectralPatches)
