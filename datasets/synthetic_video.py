@@ -37,6 +37,7 @@ MOTIONS = {  # of the camera per frame: right, down (pixels), zoom (log), turn (
 SPEED = (1.6, 1.6, 0.016, 0.02)  # of the medium clip; drawn from half to one and a half of it
 CANVAS = 320  # side of a texture, in pixels
 TEXTURES = 6  # made ones a part, beside a half of each photograph
+RATE = 12  # frames a second
 VERSION = 1  # of what is drawn: part of the cache's name
 
 
@@ -76,6 +77,19 @@ def moving_cameras(
         ],
         "split": [split for split, _ in rows],
     }
+    known = {  # what a probe would say: all are written alike, and it need not be asked
+        "codec": "h264",
+        "pixel_format": "yuv420p",
+        "width": size,
+        "height": size,
+        "rotation": 0,
+        "fps": float(RATE),
+        "frames": frames,
+        "seconds": (frames - 1) / RATE,
+        "access": "seek",
+        "damage": None,
+    }
+    columns |= {f"video.{name}": [value] * len(rows) for name, value in known.items()}
     return Table.of(columns, {"video": VideoReader(Strided(frames, 1))}, root)
 
 
@@ -95,7 +109,7 @@ def write_whole(path: Path, clip: UInt8[np.ndarray, "t h w 3"]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = tempfile.mkdtemp(dir=path.parent, prefix=".")
     try:
-        write_clip(Path(temporary) / path.name, clip, 12, options={"crf": "16", "g": "8"})
+        write_clip(Path(temporary) / path.name, clip, RATE, options={"crf": "16", "g": "8"})
         os.replace(Path(temporary) / path.name, path)
     finally:
         shutil.rmtree(temporary)

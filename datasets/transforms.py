@@ -166,7 +166,7 @@ class MultiScaleCrop:
 
     Height and width are each a share of the picture's shorter side, at most one step of `scales`
     apart; corners, edge middles, quarter points and the centre are equally likely. Without a
-    generator: `ResizeCrop(size)`.
+    generator: the largest box of the wanted shape, centred.
 
     Args: size, one side of a square or (height, width); scales, shares from large to small; flip,
         chance of mirroring, none by default: it would turn left into right.
@@ -188,7 +188,8 @@ class MultiScaleCrop:
 
     def __call__(self, height: int, width: int, generator: Generator | None = None) -> Crop:
         if generator is None:
-            return ResizeCrop(self.size, interpolation=self.interpolation)(height, width)
+            whole = ResizeCrop(self.size, max(self.scales), self.interpolation)
+            return whole(height, width)
         steps = range(len(self.scales))
         pairs = [(one, two) for one in steps for two in steps if abs(one - two) <= 1]
         coin, which, where = torch.rand(3, generator=generator).tolist()

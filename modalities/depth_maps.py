@@ -158,6 +158,11 @@ class DepthMaps:
     def adapter(self, width: int, decoder_width: int | None) -> nn.Module:
         return DepthAdapter(self, width, decoder_width)
 
+    def adapter_at(
+        self, width: int, decoder_width: int | None, position: type, decoder_named: bool
+    ) -> nn.Module:
+        return DepthAdapter(self, width, decoder_width, position, decoder_named)
+
 
 def trimmed(
     values: Float[Tensor, "r n"], low: float = 0.1, high: float = 0.9

@@ -176,6 +176,11 @@ class LabelMaps:
     def adapter(self, width: int, decoder_width: int | None) -> nn.Module:
         return LabelAdapter(self, width, decoder_width)
 
+    def adapter_at(
+        self, width: int, decoder_width: int | None, position: type, decoder_named: bool
+    ) -> nn.Module:
+        return LabelAdapter(self, width, decoder_width, position, decoder_named)
+
 
 def palette(classes: int) -> UInt8[np.ndarray, "k 3"]:
     """Colours as far apart as hues allow, black behind the last class."""

@@ -85,17 +85,19 @@ def identified(
             "or list it in the tokenizer's names."
         )
     if known.group > 1:
-        check_order(nm, known)
+        check_order(nm, channels, known)
     return nm, channels
 
 
-def check_order(nm: Float[Tensor, " c"], known: KnowsBands) -> None:
+def check_order(nm: Float[Tensor, " c"], channels: Int[Tensor, " c"], known: KnowsBands) -> None:
     """Bands that share a token stand in a fixed order, else a weight would mean another band."""
     if known.wavelengths:
         listed = torch.tensor([*known.wavelengths, *[torch.nan] * len(known.names)])
         agrees = len(nm) == len(listed) and bool(
             ((nm - listed).abs() < SAME).logical_or(nm.isnan() & listed.isnan()).all()
         )
+    elif known.names and bool(nm.isnan().all()):
+        agrees = channels.tolist() == list(range(len(known.names)))
     else:
         agrees = bool((nm.diff() >= 0).all())
     if not agrees:

@@ -1,6 +1,5 @@
 """Segmentation of volumes: a UNETR-style head on a pre-trained encoder."""
 
-import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -8,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from multimask.lattice import on_lattice
 from multimask.modalities.volume import VolumePatches, three
 from multimask.model import MaskedModel
 from multimask.tokens import Batch, Latents
@@ -76,21 +76,7 @@ class Segmenter(nn.Module):
         self, batch: Batch, latents: Latents, states: Float[Tensor, "b k w"]
     ) -> Float[Tensor, "b w z y x"]:
         """Token states at their places, averaged over the modalities that a sample has."""
-        b, _, width = states.shape
-        alive = torch.ones_like(latents.ids, dtype=torch.bool)
-        alive = alive if latents.valid is None else latents.valid
-        index = latents.ids.masked_fill(~alive, latents.num_slots)
-        whole = states.new_zeros(b, latents.num_slots + 1, width)
-        whole = whole.scatter(1, index[..., None].expand(-1, -1, width), states)[:, :-1]
-        cells = math.prod(self.grid)
-        total = states.new_zeros(b, cells, width)
-        count = states.new_zeros(b, 1, 1)
-        for name, where in self.model.slots.items():
-            if name in batch.parts:
-                total = total + whole[:, where.start : where.stop]
-                has = states.new_zeros(b).index_fill(0, batch.parts[name].rows, 1.0)
-                count = count + has[:, None, None]
-        return (total / count).transpose(1, 2).unflatten(2, self.grid)
+        return on_lattice(self.model, batch, latents, states, self.grid)
 
     @property
     def grid(self) -> Size3:

@@ -5,7 +5,7 @@ answered. Samples that lack it get tokens made from a blank one, which tell wher
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -34,7 +34,6 @@ def only(batch: Batch, names: Sequence[str], known: Sequence[str]) -> Batch:
     return replace(batch, parts=parts, masking=None)
 
 
-@torch.no_grad()
 def answered(
     model: "MaskedModel", batch: Batch, targets: Sequence[str], share: float, step: Step
 ) -> Reconstructed:
@@ -49,37 +48,67 @@ def answered(
         raise ValueError(f"reconstruct: share={share} of what is there must lie in (0, 1].")
     for name in targets:
         check_restores(model, name)
-    left = {name: part for name, part in batch.parts.items() if name not in set(targets)}
-    check_left(batch, left, f"nothing beside the targets {', '.join(sorted(targets))}")
-    was_training = model.training
-    model.eval()
-    try:
-        given = model.tokenize(batch)
-        asked = {name: on_every_row(model, batch, given, name) for name in targets}
-        tokens = TokenBatch(batch.size, {**given.modalities, **asked}, model.slots)
-        context = model.context(tokens)
-        masking = all_of(targets, tokens.exists, context, share, step, batch.sample_ids)
-        masking = model.picked(tokens, masking)
-        features = model.decode(tokens, model.encode_visible(tokens, masking), masking)
-        answers = model.predict(tokens, features, masking)
-    finally:
-        model.train(was_training)
-    restored = dict(given.modalities)
-    for name, part in asked.items():
+    made = answer_all(model, batch, targets, share, step)
+    restored = dict(made.given)
+    for name, part in made.asked.items():
         adapter = cast(Restores, model.adapter(name))
-        prediction, values, _ = answers[name]
-        source = cast(Picks, masking.decoded_picks).source[name]
+        prediction, values, _ = made.answers[name]
         filled = part.values.to(prediction.dtype).flatten(0, 1).clone()
-        filled[source] = adapter.restore(prediction, values)
+        filled[made.order(name)] = adapter.restore(prediction, values)
         restored[name] = replace(part, values=filled.view_as(part.values))
+    masking = made.masking
     return Reconstructed(
-        given.modalities,
+        made.given,
         restored,
         {name: masking.visible[:, w.start : w.stop] for name, w in model.slots.items()},
         {name: masking.target[:, w.start : w.stop] for name, w in model.slots.items()},
         masking,
         (),
     )
+
+
+@dataclass(frozen=True)
+class Given:
+    """Answers for whole modalities. given: the batch's tokens. asked: the targets', with a row a
+    sample. answers: as `MaskedModel.predict` makes them."""
+
+    given: dict[str, Tokens]
+    asked: dict[str, Tokens]
+    masking: Masking
+    answers: dict[str, tuple[Tensor, Tensor, Tensor]]
+
+    def order(self, name: str) -> Tensor:
+        """Which of `asked[name].values.flatten(0, 1)` the flat answers are for."""
+        return cast(Picks, self.masking.decoded_picks).source[name]
+
+
+def answer_all(
+    model: "MaskedModel",
+    batch: Batch,
+    targets: Sequence[str],
+    share: float,
+    step: Step,
+    training: bool = False,
+) -> Given:
+    """Every token of the targets from what else the samples have; in eval mode and without
+    gradients unless `training`."""
+    left = {name: part for name, part in batch.parts.items() if name not in set(targets)}
+    check_left(batch, left, f"nothing beside the targets {', '.join(sorted(targets))}")
+    was_training = model.training
+    model.train(training)
+    try:
+        with torch.set_grad_enabled(training):
+            given = model.tokenize(batch)
+            asked = {name: on_every_row(model, batch, given, name) for name in targets}
+            tokens = TokenBatch(batch.size, {**given.modalities, **asked}, model.slots)
+            context = model.context(tokens)
+            masking = all_of(targets, tokens.exists, context, share, step, batch.sample_ids)
+            masking = model.picked(tokens, masking)
+            features = model.decode(tokens, model.encode_visible(tokens, masking), masking)
+            answers = model.predict(tokens, features, masking)
+    finally:
+        model.train(was_training)
+    return Given(given.modalities, asked, masking, answers)
 
 
 def all_of(

@@ -174,6 +174,16 @@ class BringsAdapterFor(Protocol):
     ) -> torch.nn.Module: ...
 
 
+@runtime_checkable
+class BringsAdapterAt(Protocol):
+    """As `BringsAdapter`, for an adapter that takes the class of its positions, and whether it
+    names its modality to the decoder, from the method that builds it."""
+
+    def adapter_at(
+        self, width: int, decoder_width: int | None, position: type, decoder_named: bool
+    ) -> torch.nn.Module: ...
+
+
 def collate(samples: Sequence[Sample], tokenizers: Mapping[str, Tokenizer]) -> Batch:
     """Put samples side by side: each modality keeps only the samples that have it.
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from multimask.masking import Count, Dirichlet, Masker
 from multimask.modalities.image import ImagePatches
 from multimask.modalities.skeleton import SkeletonJoints
 from multimask.modalities.spectral import SpectralPatches
@@ -16,7 +17,8 @@ from multimask.model import MaskedModel
 from multimask.nn.adapters import Target
 from multimask.nn.decoders import HiddenDecoder, JointDecoder
 from multimask.nn.encoders import Encoder
-from multimask.tokens import Batch, Part, Sample, Step
+from multimask.objectives import Reconstruction
+from multimask.tokens import Batch, Masking, Part, Sample, Step
 
 MAPS: dict[str, Tokenizer] = {
     "colour": ImagePatches((8, 12), 4),
@@ -171,3 +173,57 @@ def test_blank_samples_have_every_token_in_its_place(tokenizer: Any) -> None:
     batch = collate([{"id": "x", "cue": torch.rand(3, 8, 8)}], model.tokenizers)
     filled = model.reconstruct(batch, targets=["it"]).restored["it"]
     assert filled.values.shape == (1, tokenizer.num_tokens, tokenizer.token_dim)
+
+
+# --- absent is hidden completely, and order is of no account --------------------------------------
+
+
+@pytest.mark.parametrize("names", [["edges"], ["colour", "heat"]])
+def test_absent_is_hidden_completely(names: list[str]) -> None:
+    """Encoding samples that have a subset equals encoding all with the rest hidden; noise in the
+    hidden rest changes no bit (BM-MAE's subset equivalence)."""
+    model, batch = build(), put(sample(1, *MAPS), sample(2, *MAPS))
+    wanted = model.encode(batch, modalities=names)
+    tokens = model.tokenize(batch)
+    ids = torch.cat([torch.arange(w.start, w.stop) for n, w in model.slots.items() if n in names])
+    rest = torch.tensor([slot for slot in range(tokens.num_slots) if slot not in ids.tolist()])
+    masking = Masking(ids.expand(2, -1), rest.expand(2, -1), tokens.exists)
+    found = model.encode_visible(tokens, masking)
+    torch.testing.assert_close(found.tokens, wanted.tokens, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.globals, wanted.globals, rtol=0, atol=1e-6)
+    for name in set(MAPS) - set(names):
+        tokens.modalities[name].values.normal_()
+    assert torch.equal(model.encode_visible(tokens, masking).tokens, found.tokens)
+
+
+def test_the_order_of_modalities_changes_no_bit() -> None:
+    torch.manual_seed(0)
+    turned = MaskedModel(
+        dict(reversed(MAPS.items())), Encoder(24, 2, 2), JointDecoder(24, 16, 2, 2)
+    ).eval()
+    model = build()
+    turned.load_state_dict(model.state_dict())
+    samples = [sample(1, *MAPS), sample(2, "heat", "edges")]
+    backwards = [dict(reversed(each.items())) for each in samples]
+    batches = [collate(samples, MAPS), collate(backwards, turned.tokenizers)]
+    assert torch.equal(model.encode(batches[0]).tokens, turned.encode(batches[1]).tokens)
+    made = [
+        m.reconstruct(b, targets=["colour"]) for m, b in zip((model, turned), batches, strict=True)
+    ]
+    assert torch.equal(made[0].restored["colour"].values, made[1].restored["colour"].values)
+    masker = Masker(budget=Dirichlet(Count(5)))
+    losses = [
+        Reconstruction(masker)(m, b, Step()) for m, b in zip((model, turned), batches, strict=True)
+    ]
+    assert list(losses[0]) == list(losses[1])
+    assert all(torch.equal(losses[0][n].total, losses[1][n].total) for n in losses[0])
+
+
+def test_batch_mates_do_not_show_in_what_is_encoded() -> None:
+    model = build()
+    mates = [sample(1, "colour"), sample(2, *MAPS), sample(3, "edges", "heat")]
+    among = model.encode(put(*mates))
+    for row, mate in enumerate(mates):
+        alone = model.encode(put(mate))
+        torch.testing.assert_close(among.mean()[row], alone.mean()[0], rtol=0, atol=1e-6)
+        torch.testing.assert_close(among.globals[row], alone.globals[0], rtol=0, atol=1e-6)

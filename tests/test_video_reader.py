@@ -18,7 +18,9 @@ from multimask.datasets.formats.video_probe import Prober
 from multimask.datasets.formats.video_write import write_clip
 from multimask.datasets.formats.videos import VideoReader
 from multimask.datasets.frame_sampling import Every, Strided, Uniform
-from multimask.datasets.transforms import RandomResizedCrop, ResizeCrop
+from multimask.datasets.store import open_store
+from multimask.datasets.table import Table
+from multimask.datasets.transforms import MultiScaleCrop, RandomResizedCrop, ResizeCrop
 from multimask.tokens import BadSample
 
 FRAMES, HEIGHT, WIDTH, BITS = 60, 64, 96, 6
@@ -177,6 +179,30 @@ def test_random_starts_cover_the_file_evenly() -> None:
     counts = np.bincount(starts, minlength=10)
     assert len(counts) == 10
     assert counts.min() > 300  # 400 each
+
+
+def test_packed_clips_are_read_again_for_other_frames_and_crops(
+    clips: Path, tmp_path: Path
+) -> None:
+    table = Table.of({"video": ["h264.mp4"]}, {"video": VideoReader(Every())}, clips)
+    reader = VideoReader(Strided(8, 2), MultiScaleCrop(32))
+    table.pack(tmp_path / "clips.zarr")
+    packed = open_store(tmp_path / "clips.zarr", reader)
+    generators = [torch.Generator().manual_seed(seed) for seed in (5, 5)]
+    first = packed.draw(0, generators[0])["video"]
+    second = table.with_readers(video=reader).draw(0, generators[1])["video"]
+    assert torch.equal(first["frames"], second["frames"])
+    assert torch.equal(first["seconds"], second["seconds"])
+
+
+def test_grey_frames_are_the_luminance(clips: Path) -> None:
+    colour, grey = (
+        VideoReader(Every(), grey=grey).read(clips / "h264.mp4") for grey in (False, True)
+    )
+    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+    wanted = (colour["frames"] * weights).sum(dim=1, keepdim=True)
+    assert grey["frames"].shape == (FRAMES, 1, HEIGHT, WIDTH)
+    assert (grey["frames"] - wanted).abs().max() <= 0.5
 
 
 # --- turned, animated, in folders -----------------------------------------------------------------

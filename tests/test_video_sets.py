@@ -103,6 +103,19 @@ def test_made_clips_are_files_of_one_seed(made: Table, tmp_path: Path) -> None:
     assert made[5]["video"]["seconds"].tolist() == pytest.approx(np.arange(8) / 12, abs=1e-3)
 
 
+def test_what_is_known_of_made_clips_is_what_a_probe_says(made: Table) -> None:
+    reader = made.readers["video"]
+    assert isinstance(reader, VideoReader)
+    probed = reader.probe(Path(made.root) / made.columns["video"][0])
+    known = made._reported("video", 0)
+    assert known.pop("seconds") == pytest.approx(probed.pop("seconds"))
+    assert known == {
+        name: "seek" if name == "access" else value  # decord agrees as well, but is not used
+        for name, value in probed.items()
+        if value is not None
+    }
+
+
 def test_made_labels_are_balanced_and_parts_look_at_different_pictures(made: Table) -> None:
     train = made.where(split="train")
     counts = {motion: list(train.columns["label"]).count(motion) for motion in MOTIONS}

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from multimask.checkpoints import load
 from multimask.checkpoints.layouts import hf_videomae
 from multimask.checkpoints.layouts import videomae as official
-from multimask.masking import Context, Masker, Ratio, RunningCell, Tube, Uniform
+from multimask.masking import Context, Masker, Ratio, RunningCell, Tube
 from multimask.methods.videomae import videomae
 from multimask.methods.videomae_v2 import DualRatio, videomae_v2
 from multimask.modalities.video import IMAGENET_MEAN, IMAGENET_STD, Tubelets
 from multimask.model import MaskedModel
-from multimask.objectives import Reconstruction
 from multimask.tokens import Batch, Masking, Part, Step, slots_of
 
 FRAMES, SIZE, PATCH, SAMPLES = 8, 32, 8, 2
@@ -352,7 +351,7 @@ def test_a_foreign_file_is_named_by_its_first_keys() -> None:
         official.to_theirs(cast(dict[str, Tensor], several.state_dict()), BOX)
 
 
-# --- what dual masking saves, and what tubes prevent ---------------------------------------------
+# --- what dual masking saves ----------------------------------------------------------------------
 
 
 def test_dual_masking_decodes_944_tokens_at_less_than_three_fifths_of_the_cost() -> None:
@@ -368,40 +367,3 @@ def test_dual_masking_decodes_944_tokens_at_less_than_three_fifths_of_the_cost()
     ]
     assert seen == [944]
     assert costs[1] < 0.6 * costs[0]
-
-
-def test_tubes_are_harder_than_random_tubelets() -> None:
-    """A square passes over a still picture: what a random rule hides stands in the slice before."""
-    losses = {
-        name: trained(Masker(rule, Ratio(0.75, "hidden")))
-        for name, rule in {"tube": Tube(), "random": Uniform()}.items()
-    }
-    assert losses["random"] < 0.9 * losses["tube"]
-
-
-def trained(masker: Masker, steps: int = 150) -> float:
-    """The loss on clips that were not trained on, of a small model after so many steps."""
-    torch.manual_seed(0)
-    model = videomae({"video": tubelets()}, **SMALL | {"decoder_width": 48}).model
-    objective = Reconstruction(masker)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, fused=True)
-    for step in range(steps):
-        loss = objective(model, squares(step), Step(0, 0, step))["video"].value()
-        loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
-    with torch.no_grad():
-        return objective(model, squares(-1, count=64), Step())["video"].value().item()
-
-
-def squares(seed: int, count: int = 16) -> Batch:
-    generator = torch.Generator().manual_seed(seed & 0xFFFF)
-    clips = torch.rand(count, 1, 3, 8, 8, generator=generator)
-    clips = nn.functional.interpolate(clips[:, 0], size=SIZE, mode="bilinear")[:, None]
-    clips = clips.repeat(1, FRAMES, 1, 1, 1)
-    corner = torch.randint(0, SIZE - 8 - FRAMES, (count, 2), generator=generator)
-    for sample, (top, left) in enumerate(corner.tolist()):
-        for time in range(FRAMES):
-            clips[sample, time, :, top + time : top + time + 6, left : left + 6] = 0.9
-    ids = tuple(f"{seed}/{sample}" for sample in range(count))
-    return Batch(count, ids, {}, {"video": Part(clips, torch.arange(count))})

@@ -52,7 +52,9 @@ class VideoReader:
         decord: read runs of neighbouring frames by decord where the probe found that it agrees.
             PyAV was the faster one at every size that was measured.
         threads: of the decoder; 0 lets it choose.
+        grey: one channel, the luminance, instead of three.
         max_pixels: of a frame (height x width), checked before decoding.
+    A packed clip, as this gives it, is read again: other frames and crops of it.
     Raises: BadSample, one sentence, for whatever is wrong with a file.
     """
 
@@ -62,8 +64,11 @@ class VideoReader:
     partial: bool = True
     decord: bool = False
     threads: int = 1
+    grey: bool = False
     max_pixels: int = 8192 * 8192
 
+    packs_as = "arrays"
+    rereads = True
     suffixes = (
         *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"),
         *(".ts", ".wmv", ".flv", ".ogv", ".3gp", ".gif"),
@@ -85,7 +90,7 @@ class VideoReader:
         from a random start and in VideoMAE's crops to train on (`augment`), else the middle."""
         size = pair(tokenizer.size)
         crop = MultiScaleCrop(size) if augment else ResizeCrop(size, interpolation="bilinear")
-        return cls(Strided(tokenizer.frames, 4), crop)
+        return cls(Strided(tokenizer.frames, 4), crop, grey=tokenizer.channels == 1)
 
     def probe(self, source: AnyPath) -> dict[str, Any]:
         """What a table keeps of a clip: codec, width and height as shown, rotation, fps, frames,
@@ -99,13 +104,18 @@ class VideoReader:
             raise BadSample(f"{source}: expected a whole video, found that {facts['damage']}.")
         return facts
 
-    def read(self, source: AnyPath, generator: Generator | None = None) -> dict[str, Tensor]:
+    def read(
+        self, source: AnyPath | Mapping[str, Any], generator: Generator | None = None
+    ) -> dict[str, Tensor]:
         """One clip; frames and crop are drawn from the generator. ValueError where the sampler
         makes several clips: see `read_clips`."""
-        return self.read_known(source, self.probe(source), generator)
+        return self.read_known(source, {}, generator)
 
     def read_known(
-        self, source: AnyPath, facts: Mapping[str, Any], generator: Generator | None = None
+        self,
+        source: AnyPath | Mapping[str, Any],
+        facts: Mapping[str, Any],
+        generator: Generator | None = None,
     ) -> dict[str, Tensor]:
         """`read` of a file whose facts are known: what `probe` said of it once."""
         if self.frames.clips != 1:
@@ -117,14 +127,18 @@ class VideoReader:
 
     def read_clips(
         self,
-        source: AnyPath,
+        source: AnyPath | Mapping[str, Any],
         facts: Mapping[str, Any] | None = None,
         generator: Generator | None = None,
     ) -> list[dict[str, Tensor]]:
         """All clips that the sampler makes of one file, each as `read` gives it."""
-        facts = facts or self.probe(source)
-        numbers = self.frames(facts["frames"], generator)
-        size = facts["height"], facts["width"]
+        if isinstance(source, Mapping):
+            count, _, height, width = source["frames"].shape
+            size = height, width
+        else:
+            facts = facts if facts and "frames" in facts else self.probe(source)
+            count, size = facts["frames"], (facts["height"], facts["width"])
+        numbers = self.frames(count, generator)
         if (needed := len(np.unique(numbers)) * size[0] * size[1] * 3) > MAX_BYTES:
             raise BadSample(
                 f"{source}: expected a clip of at most {MAX_BYTES:,} bytes, found {needed:,} for "
@@ -132,8 +146,15 @@ class VideoReader:
             )
         crop = self.transform(*size, generator) if self.transform else None
         every, place = np.unique(numbers, return_inverse=True)
-        pixels, seconds = self.frames_at(source, every, facts)
-        clip = rearrange(torch.from_numpy(pixels), "t h w c -> t c h w")
+        if isinstance(source, Mapping):
+            first, last = int(every[0]), int(every[-1])
+            window = {name: part[first : last + 1] for name, part in source.items()}
+            clip = torch.as_tensor(window["frames"])[torch.from_numpy(every - first)]
+            seconds = np.asarray(window["seconds"])[every - first] if "seconds" in window else None
+        else:
+            pixels, seconds = self.frames_at(source, every, facts)
+            clip = rearrange(torch.from_numpy(pixels), "t h w c -> t c h w")
+            clip = luminance(clip) if self.grey else clip
         if clip.shape[2:] != size:
             raise BadSample(
                 f"{source}: expected frames of {size[0]} x {size[1]} as when it was probed, found "
@@ -141,7 +162,7 @@ class VideoReader:
             )
         if crop is not None:  # frames are cut as channels of one picture, all alike
             flat = crop.cut(rearrange(clip, "t c h w -> (t c) h w"))
-            clip = rearrange(flat, "(t c) h w -> t c h w", c=3)
+            clip = rearrange(flat, "(t c) h w -> t c h w", t=len(every))
         rows = torch.from_numpy(place.reshape(numbers.shape))
         if seconds is None:
             return [{"frames": clip[row].contiguous()} for row in rows]
@@ -165,6 +186,12 @@ class VideoReader:
         if access == "decord" and not self.decord:
             access = "seek"
         return frames_at(source, numbers, access, self.max_pixels, self.threads)
+
+
+def luminance(clip: UInt8[Tensor, "t 3 h w"]) -> UInt8[Tensor, "t 1 h w"]:
+    """Grey frames, by the weights of ITU-R BT.601."""
+    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+    return (clip * weights).sum(dim=1, keepdim=True).round().to(torch.uint8)
 
 
 def is_picture(path: AnyPath) -> bool:

@@ -1,4 +1,5 @@
-"""Our video reader against decord alone: the same frames of the same files, paired.
+"""Our video reader against decord alone, and packed clips against decoding: the same frames of the
+same files, paired.
 
 Clips are encoded here (H.264, a photograph under a moving camera, 300 frames). Both sides open the
 file anew for every clip, as a shuffled loader does, and must return equal pixels before anything
@@ -20,6 +21,9 @@ from PIL import Image
 from multimask.cli.flags import run
 from multimask.datasets.formats.video_write import write_clip
 from multimask.datasets.formats.videos import VideoReader
+from multimask.datasets.frame_sampling import Strided
+from multimask.datasets.table import Table
+from multimask.datasets.transforms import ResizeCrop
 
 FRAMES = 300
 SIZES = {"320x240": (240, 320), "1280x720": (720, 1280)}
@@ -65,8 +69,32 @@ def main(config: Config) -> None:
                 options = {"preset": "veryfast"}
                 write_clip(path, camera(*SIZES[name]), 30, options=options, gop=gop)
                 for sampling in SAMPLINGS:
-                    told = one(path, sampling, config)
-                    print(f"{name:9s} {gop:4d}  {sampling:12s} {told}", flush=True)
+                    line = one(path, sampling, config)
+                    print(f"{name:9s} {gop:4d}  {sampling:12s} {line}", flush=True)
+        print("packed: clips of 16 frames, 224 pixels, from a store against decoding and cropping")
+        for name in config.sizes:
+            for gop in config.gops:
+                line = packed(Path(folder) / f"{name}-{gop}.mp4", config)
+                print(f"{name:9s} {gop:4d}  {'stride 4':12s} {line}", flush=True)
+
+
+def packed(path: Path, config: Config) -> str:
+    """Both give the same pixels: the middle of the clip, as a store keeps it for training."""
+    reader = VideoReader(Strided(16, 4), ResizeCrop(224), threads=config.threads)
+    table = Table.of({"video": [path.name]}, {"video": reader}, path.parent)
+    _, table = table.check(workers=1)
+    store = table.pack(path.with_suffix(".zarr"))
+    clock, ours, decoding = CLOCKS[config.clock], [], []
+    for _ in range(config.clips + 1):
+        start = clock()
+        expected = table[0]["video"]["frames"]
+        middle = clock()
+        found = store[0]["video"]["frames"]
+        end = clock()
+        assert found.equal(expected), f"{path.name}: the store holds other pixels"
+        decoding.append(middle - start)
+        ours.append(end - middle)
+    return told(ours[1:], decoding[1:])
 
 
 def one(path: Path, sampling: str, config: Config) -> str:
@@ -87,7 +115,10 @@ def one(path: Path, sampling: str, config: Config) -> str:
         assert np.array_equal(frames, expected), f"{path.name}: other pixels than decord's"
         ours.append(end - middle)
         theirs.append(middle - start)
-    ours, theirs = ours[1:], theirs[1:]  # the first opens warm caches
+    return told(ours[1:], theirs[1:])  # the first opens warm caches
+
+
+def told(ours: list[float], theirs: list[float]) -> str:
     ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
     return (
         f"{1e3 * statistics.median(ours):8.1f}  {1e3 * statistics.median(theirs):9.1f}   "

@@ -5,16 +5,24 @@ Takes seconds to import (Lightning): nothing that `import multimask` loads comes
 
 from multimask.finetuning.classifier import Classifier, Head, Predictions
 from multimask.finetuning.curve import LabelCurve, LabelShare, label_curve
+from multimask.finetuning.dense import DenseClassifier
 from multimask.finetuning.finetune import Finetuned, Finetuning, finetune
+from multimask.finetuning.segmentation import Overlap, Segmented, Segmenting, overlap, segment
 
 __all__ = [
     "Classifier",
+    "DenseClassifier",
     "Finetuned",
     "Finetuning",
     "Head",
     "LabelCurve",
     "LabelShare",
+    "Overlap",
     "Predictions",
+    "Segmented",
+    "Segmenting",
     "finetune",
     "label_curve",
+    "overlap",
+    "segment",
 ]

@@ -2,14 +2,15 @@
 2025).
 
 A 3-D MAE whose tokenizers, one a contrast, share an encoder and one decoder; z-scored voxels are
-the targets. Differs from the paper: how many tokens each contrast keeps is drawn uniformly over
-all tokens (pass `masker` for other shares), every contrast has a head of its own, and the decoder
-has no dropout (theirs 0.1).
+the targets. How many tokens each contrast keeps is drawn from a Dirichlet distribution over the
+contrasts that a brain has, with one exact total. Differs from the paper: rounding is repaired by
+systematic sampling, every contrast has a head of its own, and the decoder has no dropout (theirs
+0.1).
 """
 
 from collections.abc import Mapping
 
-from multimask.masking import Masker, Ratio, Uniform
+from multimask.masking import Dirichlet, Masker, Ratio, Uniform
 from multimask.methods.monai_mae import EPS, share
 from multimask.methods.recipe import Recipe
 from multimask.modality import Tokenizer
@@ -36,10 +37,12 @@ def bm_mae(
     decoder_heads: int = 12,
     decoder_mlp: int = 1536,
     ratio: float = 0.75,
+    alpha: float | Mapping[str, float] = 1.0,
     masker: Masker | None = None,
 ) -> Recipe:
     """Build it over ready tokenizers, one a contrast (the paper: 128^3 voxels, patches of 16^3,
-    names t1, t1ce, t2, flair). mlp, decoder_mlp: hidden widths of the MLPs."""
+    names t1, t1ce, t2, flair). mlp, decoder_mlp: hidden widths of the MLPs. alpha: of `Dirichlet`.
+    masker: another one altogether."""
     encoder = Encoder(width, depth, heads, mlp_ratio=share(mlp, width), eps=EPS)
     decoder = JointDecoder(
         width,
@@ -54,5 +57,5 @@ def bm_mae(
         for name, tokenizer in modalities.items()
     }
     model = MaskedModel(modalities, encoder, decoder, adapters)
-    objective = Reconstruction(masker or Masker(Uniform(), Ratio(ratio)))
+    objective = Reconstruction(masker or Masker(Uniform(), Dirichlet(Ratio(ratio), alpha)))
     return Recipe(model, objective, TRAINING)

@@ -99,6 +99,7 @@ def videomae(
     normalise: bool = True,
     drop_path: float = 0.0,
     eps: float = 1e-6,
+    position: type = IndexSinCos,
 ) -> Recipe:
     """Build VideoMAE over ready tokenizers with lattices of three axes.
 
@@ -106,7 +107,7 @@ def videomae(
         arch: tiny, small, base, large or huge (encoder and decoder); the numbers override it.
         ratio: share of places hidden (the paper's 0.9; 0.75 on UCF101). rule: who is hidden.
         normalise: regress values normalised per token and colour; False regresses plain values.
-        eps: of every LayerNorm.
+        eps: of every LayerNorm. position: class of the tokens' places, from `nn.positions`.
     """
     model = masked_model(
         modalities,
@@ -116,6 +117,7 @@ def videomae(
         TARGET if normalise else Target(),
         drop_path,
         eps,
+        position,
     )
     masker = Masker(rule, Ratio(ratio, "hidden"))
     return Recipe(model, Reconstruction(masker), TRAINING)
@@ -132,6 +134,7 @@ def masked_model(
     target: Target,
     drop_path: float = 0.0,
     eps: float = 1e-6,
+    position: type = IndexSinCos,
 ) -> MaskedModel:
     """The model of VideoMAE and VideoMAE V2."""
     width, depth, heads = filled(encoder, size(arch))
@@ -154,7 +157,7 @@ def masked_model(
                 width,
                 decoder_width,
                 target,
-                IndexSinCos,
+                position,
                 decoder_named=len(modalities) > 1,  # the paper's one modality has no name
             )
             for name, tokenizer in modalities.items()

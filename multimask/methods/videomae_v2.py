@@ -13,7 +13,7 @@ from multimask.masking import Masker, Ratio, RunningCell, Tube, num_visible
 from multimask.masking.budgets import Counting
 from multimask.masking.rules import Rule
 from multimask.methods.recipe import Recipe
-from multimask.methods.videomae import TARGET, masked_model
+from multimask.methods.videomae import TARGET, IndexSinCos, masked_model
 from multimask.modality import Tokenizer
 from multimask.nn.adapters import Target
 from multimask.objectives import Reconstruction
@@ -72,6 +72,7 @@ def videomae_v2(
     normalise: bool = True,
     drop_path: float = 0.0,
     eps: float = 1e-6,
+    position: type = IndexSinCos,
 ) -> Recipe:
     """Build VideoMAE V2 over ready tokenizers with lattices of three axes.
 
@@ -91,6 +92,7 @@ def videomae_v2(
         TARGET if normalise else Target(),
         drop_path,
         eps,
+        position,
     )
     if decoder_ratio == 0:
         masker = Masker(rule, Ratio(ratio, "hidden"))

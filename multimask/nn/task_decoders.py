@@ -152,7 +152,7 @@ class TaskDecoders(nn.Module):
         size, num_decoded = decoded.ids.shape
         seen_at = places_of(visible, num_slots=visible.num_slots)
         stops = torch.tensor([w.stop for w in visible.slots.values()], device=visible.ids.device)
-        owner = torch.bucketize(visible.ids, stops, right=True)
+        owner = torch.bucketize(visible.ids.contiguous(), stops, right=True)
         flat = latents.tokens.new_zeros(size * num_decoded + 1, self.width)
         places, answers = [], []
         for name, task in self.tasks.items():

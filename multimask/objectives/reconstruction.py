@@ -1,6 +1,7 @@
 """Reconstruct what was hidden: the objective of MAE and its many relatives."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
@@ -11,9 +12,19 @@ from multimask.modality import Adapter
 from multimask.model import MaskedModel
 from multimask.objectives.base import Objective
 from multimask.objectives.outputs import ExtraOutput
-from multimask.tokens import Batch, Step, Term
+from multimask.tokens import Batch, Masking, Step, Term, TokenBatch
 
 Average = Literal["token", "sample"]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Answers of a batch: by term (answers, true values, where they stand), and who scores them."""
+
+    tokens: TokenBatch
+    masking: Masking
+    answers: dict[str, tuple[Tensor, Tensor, Tensor]]
+    scorers: Mapping[str, ExtraOutput | Adapter]
 
 
 class Reconstruction(Objective):
@@ -47,6 +58,10 @@ class Reconstruction(Objective):
         self.uncertainty = nn.ParameterDict({n: nn.Parameter(torch.zeros(())) for n in learnt})
 
     def forward(self, model: MaskedModel, batch: Batch, step: Step) -> dict[str, Term]:
+        return self.terms(self.answered(model, batch, step))
+
+    def answered(self, model: MaskedModel, batch: Batch, step: Step) -> Answered:
+        """The walk from raw data to answers, not yet scored."""
         self.check(model)
         tokens = model.tokenize(batch)
         masking = self.masking(model, tokens, batch, step)
@@ -58,18 +73,21 @@ class Reconstruction(Objective):
         for name, module in self.outputs.items():
             scorers[name] = output = cast(ExtraOutput, module)
             answers[name] = output(model, tokens, latents, masking)
-        num_decoded = masking.decoded_ids.shape[1]
-        asked = masking.asked.flatten()
+        return Answered(tokens, masking, answers, scorers)
+
+    def terms(self, made: Answered) -> dict[str, Term]:
+        num_decoded = made.masking.decoded_ids.shape[1]
+        asked = made.masking.asked.flatten()
         terms = {}
-        for name, (prediction, values, at) in answers.items():
-            error = scorers[name].error(prediction, values)
+        for name, (prediction, values, at) in made.answers.items():
+            error = made.scorers[name].error(prediction, values)
             error = error.to(torch.promote_types(error.dtype, torch.float32))  # sums, counts: exact
             scored = asked.index_select(0, at).to(error.dtype)
             if self.average == "token":
                 total, count = (error * scored).sum(), scored.sum()
             else:
                 rows = at // max(num_decoded, 1)
-                total, count = per_sample(error * scored, scored, rows, batch.size)
+                total, count = per_sample(error * scored, scored, rows, made.tokens.size)
             terms[name] = self.balanced(name, total, count)
         return terms
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from multimask.checkpoints.layouts import (
+    bm_mae,
     hf_vitmae,
     mae,
     monai_mae,
     monai_vit,
+    multimae,
 )
 from multimask.checkpoints.layouts.foreign import Foreign, State
 from multimask.checkpoints.weights import Found
@@ -72,6 +74,14 @@ def monai_mae_facts(found: Found, path: Path, said: Mapping[str, Any]) -> monai_
     return given(monai_mae.Facts, {}, said)
 
 
+def bm_mae_facts(found: Found, path: Path, said: Mapping[str, Any]) -> bm_mae.Facts:
+    return given(bm_mae.Facts, {}, said)
+
+
+def multimae_facts(found: Found, path: Path, said: Mapping[str, Any]) -> multimae.Facts:
+    return given(multimae.Facts, {}, said)
+
+
 LAYOUTS: dict[str, Layout] = {
     "mae": Layout(mae.matches, mae_facts, mae.read, mae.write),
     "mae-visualize": Layout(lambda keys: False, plain_facts, mae.read, mae.write),
@@ -96,6 +106,8 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "monai-mae": Layout(monai_mae.matches, monai_mae_facts, monai_mae.read, monai_mae.write),
     "monai-vit": Layout(monai_vit.matches, volume_facts, monai_vit.read, monai_vit.write),
+    "bm-mae": Layout(bm_mae.matches, bm_mae_facts, bm_mae.read, bm_mae.write),
+    "multimae": Layout(multimae.matches, multimae_facts, multimae.read, multimae.write),
 }
 
 

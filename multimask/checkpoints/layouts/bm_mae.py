@@ -7,10 +7,14 @@ as a copy of it, and going back they must still be equal.
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from multimask import plugins
+from multimask.checkpoints.layouts.foreign import Foreign, heads_of, told_difference
 from multimask.checkpoints.layouts.monai_mae import (
     INNER,
     UNUSED,
@@ -26,6 +30,8 @@ from multimask.checkpoints.layouts.monai_mae import (
     table_to_ours,
     table_to_theirs,
 )
+from multimask.modality import HasBox
+from multimask.model import MaskedModel
 
 CONTRASTS = ("t1", "t1ce", "t2", "flair")  # their order, which their decoder relies on
 
@@ -33,6 +39,55 @@ CONTRASTS = ("t1", "t1ce", "t2", "flair")  # their order, which their decoder re
 def matches(keys: Collection[str]) -> bool:
     """Whether these are the keys of a BM-MAE pre-training file."""
     return bool(keys) and set(wanted(keys)) == {key for key in keys if UNUSED not in key}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the weights do not tell."""
+
+    heads: int | None = None
+    decoder_heads: int = 12
+
+
+def read(state: State, facts: Facts) -> Foreign:
+    """Their entries as a model of ours over all their contrasts."""
+    if not matches(state):
+        raise ValueError(f"bm-mae layout: {told_difference(state, wanted(state))}")
+    tokenizers = {}
+    for name in contrasts_of(state):
+        stem = f"tokenizers.{name}.patch_embedding"
+        grid = cube(state[f"{stem}.position_embeddings"].shape[1])
+        patch = tuple(state[f"{stem}.patch_embeddings.weight"].shape[2:])[::-1]
+        size = tuple(cells * side for cells, side in zip(grid, patch, strict=True))
+        tokenizers[name] = plugins.load("modalities", "volume")(size, patch)
+    width = state["cls_token"].shape[2]
+    model = plugins.load("methods", "bm-mae")(
+        tokenizers,
+        width=width,
+        depth=depth(state, "blocks"),
+        heads=facts.heads or heads_of(width, "heads"),
+        mlp=len(state["blocks.0.mlp.linear1.bias"]),
+        decoder_width=state["decoder.mask_tokens"].shape[2],
+        decoder_depth=depth(state, "decoder.decoder_blocks"),
+        decoder_heads=facts.decoder_heads,
+        decoder_mlp=len(state["decoder.decoder_blocks.0.mlp.linear1.bias"]),
+    ).model
+    model.load_state_dict(to_ours(state))
+    unused = tuple(sorted(key for key in state if UNUSED in key))
+    return Foreign(model.eval(), unused)
+
+
+def write(model: MaskedModel) -> dict[str, Tensor]:
+    """The model's weights in their names. Raises: ValueError for a model that this layout cannot
+    hold: their contrasts share one head."""
+    state = {k: v.detach().cpu() for k, v in cast(dict[str, Tensor], model.state_dict()).items()}
+    boxes = {t.box for t in model.tokenizers.values() if isinstance(t, HasBox)}
+    held = "decoder.mask_token" in state and "encoder.globals" in state
+    if len(boxes) != 1 or not held or len(next(iter(boxes))) != 3:
+        raise ValueError("bm-mae layout: it holds contrasts of one patch size and a joint decoder.")
+    (box,) = boxes
+    made = to_theirs(state, (box[0], box[1], box[2]))
+    return {key: value.clone().contiguous() for key, value in made.items()}
 
 
 def contrasts_of(keys: Collection[str]) -> list[str]:
