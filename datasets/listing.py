@@ -90,8 +90,15 @@ def _file_columns(
 
 def _check_some_exist(path: Path, name: str, files: Column, root: Path) -> None:
     first = next((file for file in files if file is not None), None)
-    if not any(os.path.exists(os.path.join(root, file)) for file in files if file is not None):
+    if not any(_exists(root, file) for file in files if file is not None):
         raise ValueError(
             f"{path}: not one of the files in column {name!r} exists in {root} (the first is "
             f"{first!r}); say root=..., the folder they are relative to."
         )
+
+
+def _exists(root: Path, cell: str) -> bool:
+    """A file, or the file of a cell that names a part of it: `scene.tif#window=0,0,32,32`."""
+    return any(
+        os.path.exists(os.path.join(root, file)) for file in (cell, cell.rpartition("#")[0]) if file
+    )

@@ -305,8 +305,8 @@ def other_bands(config: Config, study: Study) -> dict[str, Any]:
         outcome = evaluation.shows_learning(right["pretrained"], right["random_init"])
         between = outcome.interval
         report[word] = {
-            "probe_accuracy": outcome.pretrained,
-            "probe_accuracy_random_init": outcome.random_init,
+            "probe_accuracy": list(outcome.pretrained),
+            "probe_accuracy_random_init": list(outcome.random_init),
             "gain_interval": [between.low, between.high],
             "shows_learning": outcome.learned,
         }

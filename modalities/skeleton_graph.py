@@ -1,6 +1,6 @@
 """Graph layers over joints that keep the lattice: every frame shares one small neighbour matrix."""
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -42,7 +42,11 @@ class GraphLayer(nn.Module):
         self.register_buffer("matrix", matrix, persistent=False)
 
     def forward(self, x: Float[Tensor, "f v w"]) -> Float[Tensor, "f v o"]:
-        return self.mlp(torch.matmul(self.matrix.to(x.dtype), x))
+        return self.mlp(self.heard(x))
+
+    def heard(self, x: Float[Tensor, "f v w"]) -> Float[Tensor, "f v w"]:
+        """What reaches each joint, before it is digested."""
+        return torch.matmul(self.matrix.to(x.dtype), x)
 
 
 class GraphStack(nn.Module):
@@ -72,15 +76,25 @@ class GraphStack(nn.Module):
         )
 
     def forward(
-        self, x: Float[Tensor, "b k w"], places: Places, taps: tuple[int, ...] = ()
+        self,
+        x: Float[Tensor, "b k w"],
+        places: Places,
+        taps: tuple[int, ...] = (),
+        asked: Int[Tensor, "b d"] | None = None,
     ) -> tuple[Float[Tensor, "b n w"], list[Tensor]]:
-        """The whole lattice, and the states after some layers. Joints that do not exist send
-        nothing: they are zero before every layer."""
+        """The whole lattice, or only the slots `asked` for, and the states after some layers.
+        Joints that do not exist send nothing: they are zero before every layer."""
         exists = existing_slots(places)
         lattice = on_lattice(x, places, exists)
         joints, tapped = len(self.topology), []
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(cast(list[GraphLayer], list(self.layers))):
             frames = lattice.reshape(-1, joints, lattice.shape[-1])
+            if asked is not None and index == len(self.layers) - 1:
+                heard = picked(layer.heard(frames).view(lattice.shape), asked)
+                answers = layer.mlp(heard)
+                if exists is not None:
+                    answers = answers * exists.gather(1, asked)[..., None]
+                return answers, tapped
             lattice = layer(frames).view(*lattice.shape[:2], -1)
             if index < len(self.after):
                 lattice = self.after[index](lattice)
@@ -168,8 +182,8 @@ class GraphDecoder(nn.Module):
                     "use GraphEncoder, or say remask=False."
                 )
             codes = codes * visible.shown[..., None]
-        lattice, _ = self.stack(codes + visible.position, visible)
-        return picked(lattice, decoded.ids)
+        answers, _ = self.stack(codes + visible.position, visible, asked=decoded.ids)
+        return answers
 
 
 # --- between (b, k, w) and the lattice ------------------------------------------------------------

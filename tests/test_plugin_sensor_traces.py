@@ -9,6 +9,7 @@ from multimask.checkpoints import load
 from multimask.masking import Masker, Ratio, Tied
 from multimask.methods.mae import mae
 from multimask.modality import collate
+from multimask.testing import check_modality
 from multimask.tokens import Part, Step
 
 sys.path.insert(0, str(Path(__file__).parent))  # as if it were installed
@@ -37,6 +38,10 @@ def test_tokens_are_windows_and_come_back() -> None:
     assert torch.equal(TRACES.untokenize(tokens), data)
     shown = torch.arange(24) % 2 == 0
     assert TRACES.picture(tokens, shown).shape == (24, 32, 3)
+
+
+def test_it_keeps_the_contract() -> None:
+    check_modality(TRACES, list(traces(3)))
 
 
 def test_it_trains_hides_sensors_and_is_saved(tmp_path: Path) -> None:

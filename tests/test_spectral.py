@@ -11,7 +11,7 @@ import multimask
 from multimask.checkpoints import load
 from multimask.datasets.formats.geokeys import write_geotiff
 from multimask.datasets.formats.spectral import SpectralReader
-from multimask.evaluation import raw_means, raw_values
+from multimask.evaluation import raw_means, raw_values, reconstruction_error
 from multimask.masking import Count, Masker, Natural, Ratio, Slab, Tied, Uniform, masker_for
 from multimask.methods.mae import mae
 from multimask.modalities.spectral import SpectralPatches
@@ -188,6 +188,19 @@ def test_error_ignores_missing_pixels() -> None:
     values[:, 12:] = torch.nan
     torch.testing.assert_close(adapter.error(prediction, values), there)
     assert not adapter.error(prediction, torch.full((4, 16), torch.nan)).any()
+
+
+def test_reconstruction_errors_leave_out_what_is_missing() -> None:
+    """Half of every patch is missing: its error is that of the other half."""
+    pixels = torch.rand(5, 16, 16)
+    pixels[:, ::2] = torch.nan
+    sample = {"id": "0", "cube": {"pixels": pixels, "wavelengths": NM}}
+    model, masker = small(target=Target("none")), Masker(Uniform(), Count(20))
+    found = reconstruction_error(model, [sample], masker).modalities["cube"]
+    batch = collate([sample], model.tokenizers)
+    with torch.no_grad():
+        wanted = Reconstruction(masker)(model, batch, Step())["cube"].value().item()
+    assert found.error == pytest.approx(wanted, rel=1e-4)
 
 
 def test_zero_answers_to_normalised_targets_cost_one_less_than_one() -> None:

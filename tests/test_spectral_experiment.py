@@ -15,9 +15,11 @@ from multimask.checkpoints import load
 from multimask.cli import main
 from multimask.cli.data import model_table, tokenizer_of
 from multimask.datasets.formats.geokeys import write_geotiff
+from multimask.datasets.formats.spectral import SpectralReader
 from multimask.datasets.layouts import land_cover
 from multimask.evaluation import embed
 from multimask.modalities.spectral import SpectralPatches
+from multimask.tokens import BadSample
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = runpy.run_path(str(ROOT / "experiments" / "spectral.py"))
@@ -72,7 +74,9 @@ def test_land_cover_with_a_subset_of_bands(tmp_path: Path) -> None:
 def test_the_saved_model_reads_files_as_they_were_read(tmp_path: Path) -> None:
     """Wavelengths, scale and nodata that files do not state come back with the model."""
     data = folder_of(tmp_path / "data", 12)
-    carried_out(data=data, out=tmp_path / "run", bands=tuple(map(str, NM)), nodata=150.0)
+    carried_out(
+        data=data, out=tmp_path / "run", bands=tuple(map(str, NM)), nodata=150.0, batch_size=8
+    )
     model = load(tmp_path / "run/model")
     tokenizer = model.tokenizers["cube"]
     assert isinstance(tokenizer, SpectralPatches)
@@ -103,6 +107,18 @@ def test_spectra_of_one_pixel(tmp_path: Path) -> None:
     nm = tuple(str(400 + 10 * band) for band in range(20))
     tokenizer = fitted(data=tmp_path / "spectra.npy", bands=nm, group=4)
     assert (tokenizer.size, tokenizer.patch, tokenizer.grid) == ((1, 1), (1, 1), (5, 1, 1))
+
+
+def test_a_listing_may_name_windows_of_a_scene(tmp_path: Path) -> None:
+    data = folder_of(tmp_path / "data", 1, wavelengths=NM)
+    lines = [f'"000.tif#window={row},8,8,8"' for row in (0, 8, 16)]
+    (data / "windows.csv").write_text("\n".join(["file", *lines]) + "\n")
+    table = SCRIPT["opened"](SCRIPT["Config"](data=data / "windows.csv"))
+    whole = SpectralReader().read(data / "000.tif")["pixels"]
+    assert torch.equal(table[1]["cube"]["pixels"], whole[:, 8:16, 8:16])
+    (data / "windows.csv").write_text("file\n999.tif#window=0\n")
+    with pytest.raises(ValueError, match="not one of the files"):
+        SCRIPT["opened"](SCRIPT["Config"](data=data / "windows.csv"))
 
 
 def test_statistics_are_those_of_what_is_there(tmp_path: Path) -> None:
@@ -161,7 +177,7 @@ def test_every_masker_is_drawn_with_its_counts(
 ) -> None:
     data = folder_of(tmp_path / "data", 1, wavelengths=NM)
     words = ["--data", str(data / "000.tif"), "--out", str(tmp_path / "masks.png")]
-    words += ["--set", "size=24,patch=6,bands=4,mean=1500,std=900", "--masker", masker]
+    words += ["--set", "size=24,patch=6", "--masker", masker]
     assert main(["masks", "--kind", "spectral", *words]) == 0
     assert (tmp_path / "masks.png").is_file()
     said = capsys.readouterr().out
@@ -169,6 +185,23 @@ def test_every_masker_is_drawn_with_its_counts(
     assert visible + hidden == 4 * 4 * 4
     if masker != "channel-patch":  # which draws its own number
         assert visible == 16
+
+
+def test_a_file_tells_what_suits_it(tmp_path: Path) -> None:
+    """A tokenizer for a file is made from its header, where the flags leave it open."""
+    pixels = np.zeros((4, 30, 18), np.float32)
+    pixels[1], pixels[3, :15] = 2.0, np.nan
+    write_geotiff(tmp_path / "a.tif", pixels, wavelengths=NM)
+    made = tokenizer_of("spectral", ["size=16"], tmp_path / "a.tif")
+    assert isinstance(made, SpectralPatches)
+    assert (made.size, made.patch, made.bands, made.wavelengths) == (16, (8, 8), 4, NM)
+    assert made.mean == (0.0, 2.0, 0.0, 0.0)
+    write_geotiff(tmp_path / "b.tif", pixels)
+    unnamed = tokenizer_of("spectral", [], tmp_path / "b.tif")
+    assert isinstance(unnamed, SpectralPatches)
+    assert (unnamed.size, unnamed.wavelengths) == ((24, 16), ())
+    with pytest.raises(BadSample, match="nothing says what its 4 bands are"):
+        unnamed.collate([SpectralReader(size=unnamed.size).read(tmp_path / "b.tif")])
 
 
 def test_fields_that_hold_several_values_are_given_one_after_another() -> None:

@@ -1,6 +1,7 @@
 """fit: what it learns does not depend on how the work is cut up, and what goes wrong is said."""
 
 import csv
+import json
 import logging
 import os
 import signal
@@ -28,14 +29,18 @@ from multimask import (
 from multimask.masking.context import Context
 from multimask.modalities.image import ImagePatches
 from multimask.nn.adapters import LinearAdapter, Target
+from multimask.nn.decoders import JointDecoder
 from multimask.nn.encoders import Encoder
 from multimask.nn.teacher import Teacher
 from multimask.tokens import Batch, Sample, Step, Term
 from multimask.training import TrainingError, fit, hardware
+from multimask.training.layers import layers
 from multimask.training.optimiser import Schedule, adamw, warmup_steps
+from multimask.training.profile import advice
 
 SIZES = {"a": 8, "b": 12}  # 4 and 9 tokens
 MASKER = Masker(Uniform(), Count(3, 10))
+KEEP_UP = "Data keep up; the sums take the time."
 
 
 def model(drop_path: float = 0.0, names: str = "ab") -> MaskedModel:
@@ -518,3 +523,34 @@ def test_compiled_parts_are_plain_again(monkeypatch: pytest.MonkeyPatch) -> None
     trained(model=made, compile=True, epochs=1)
     assert seen == ["Encoder", "JointDecoder"]
     assert made.encoder._compiled_call_impl is None
+
+
+def test_recomputed_layers_give_the_same_weights() -> None:
+    kept, _ = trained(model=model(drop_path=0.3))
+    again, _ = trained(model=model(drop_path=0.3), recompute=True)
+    torch.testing.assert_close(weights(again), weights(kept), rtol=0, atol=1e-6)
+    assert not any("forward" in vars(module) for module in again.modules())
+
+
+def test_layers_are_called_as_a_whole() -> None:
+    made = model()
+    assert isinstance(made.encoder, Encoder)
+    assert isinstance(made.decoder, JointDecoder)
+    assert layers([made]) == [*made.encoder.blocks, *made.decoder.blocks]
+    assert layers([None, nn.Linear(2, 2)]) == []
+
+
+def test_a_profile_says_where_steps_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained(epochs=6, profile=True, out=tmp_path, pictures=False)
+    told = capsys.readouterr().out
+    assert "where a step goes, mean of 9" in told  # 18 less the first of each epoch, less three
+    record = json.loads((tmp_path / "profile.json").read_text())
+    assert record["steps"] == 9
+    assert record["host_seconds"] > record["device_seconds"] >= 0
+    assert record["advice"] in told
+
+
+def test_advice_follows_the_largest_waste() -> None:
+    assert "more workers" in advice(0.4, 0.0, "cuda")
+    assert "larger batch" in advice(0.0, 0.1, "cuda")
+    assert advice(0.0, 0.1, "cpu") == advice(0.0, 0.9, "cuda") == KEEP_UP

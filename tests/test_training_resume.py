@@ -1,7 +1,11 @@
 """A run may be killed at any moment; what follows is what would have followed, to the bit."""
 
+import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +19,9 @@ from multimask.modalities.image import ImagePatches
 from multimask.nn.encoders import Encoder
 from multimask.nn.teacher import Teacher
 from multimask.tokens import Batch, Sample, Step, Term
-from multimask.training import TrainingError, fit
-from multimask.training.checkpoints import KeepLast
+from multimask.training import Checkpoints, TrainingError, fit
+from multimask.training.checkpoints import KeepCheckpoints
+from multimask.training.termination import EXIT
 
 SIZES = {"a": 8, "b": 12}
 
@@ -121,7 +126,7 @@ def test_it_may_be_stopped_twice_and_read_otherwise(
 def test_a_checkpoint_within_an_epoch_is_exact(
     tmp_path: Path, uninterrupted: tuple[Tensor, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Written because time had passed, the run killed steps later."""
+    """Written every four steps, the run killed steps later."""
     whole, expected = uninterrupted
     written: list[int] = []
 
@@ -130,19 +135,15 @@ def test_a_checkpoint_within_an_epoch_is_exact(
             if trainer.global_step == 14:
                 raise RuntimeError("killed")
 
-    save, built = KeepLast.save, KeepLast.__init__
+    save = KeepCheckpoints.save
 
-    def noted(self: KeepLast, trainer: L.Trainer) -> None:
+    def noted(self: KeepCheckpoints, trainer: L.Trainer) -> None:
         written.append(trainer.global_step)
         save(self, trainer)
 
-    def often(self: KeepLast, file: Path) -> None:
-        built(self, file, minutes=0.0, look_every=4)
-
-    monkeypatch.setattr(KeepLast, "save", noted)
-    monkeypatch.setattr(KeepLast, "__init__", often)
+    monkeypatch.setattr(KeepCheckpoints, "save", noted)
     with pytest.raises(RuntimeError, match="killed"):
-        run(tmp_path / "cut", callbacks=[Kill()])
+        run(tmp_path / "cut", callbacks=[Kill()], checkpoints=Checkpoints(steps=4))
     assert written == [4, 5, 8, 10, 12]
     resumed, result = run(tmp_path / "cut", resume=tmp_path / "cut" / "checkpoints" / "last.ckpt")
     assert torch.equal(whole, resumed)
@@ -171,6 +172,14 @@ def test_another_run_is_refused(tmp_path: Path, how: dict[str, Any], message: st
         run(tmp_path, resume=tmp_path / "checkpoints" / "last.ckpt", **how)
 
 
+def test_other_samples_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, limit_steps=2)
+    others = [{**row, "id": f"other-{row['id']}"} for row in rows()]
+    monkeypatch.setattr(f"{__name__}.rows", lambda: others)
+    with pytest.raises(ValueError, match="written on 22 other samples"):
+        run(tmp_path, resume=tmp_path / "checkpoints" / "last.ckpt")
+
+
 def test_another_model_is_refused(tmp_path: Path) -> None:
     run(tmp_path, limit_steps=2)
     last = tmp_path / "checkpoints" / "last.ckpt"
@@ -190,38 +199,79 @@ def test_a_bad_share_is_remembered(tmp_path: Path) -> None:
         run(tmp_path, resume=tmp_path / "checkpoints" / "last.ckpt", max_bad=0.01)
 
 
-SCRIPT = """
-import os, sys, torch
+def test_the_latest_and_the_best_stay(tmp_path: Path) -> None:
+    _, result = run(tmp_path, checkpoints=Checkpoints(steps=3, keep=2, best=True))
+    names = {file.name for file in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"last.ckpt", "best.ckpt", "step-00000018.ckpt", "step-00000020.ckpt"}
+    best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+    held = [record["loss_val"] for record in result.epochs]
+    assert best["global_step"] == 5 * (1 + held.index(min(held)))
+    for minutes, steps, keep in ((0.0, 1, 0), (1.0, 0, 0), (1.0, 1, -1)):
+        with pytest.raises(ValueError, match="Checkpoints: minutes"):
+            Checkpoints(minutes, steps, keep)
+
+
+def test_a_run_asked_to_end_saves_first(tmp_path: Path, uninterrupted: tuple[Tensor, Any]) -> None:
+    class Ask(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+            if trainer.global_step == 7:
+                signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        run(tmp_path, callbacks=[Ask()])
+    assert ended.value.code == EXIT == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 8
+    whole, expected = uninterrupted
+    resumed, result = run(tmp_path, resume=last)
+    assert torch.equal(whole, resumed)
+    same(result, expected)
+
+
+KILLED = """
+import sys, torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_training_resume import model, run
+from multimask.training import Checkpoints
+from test_training_resume import run
 torch.set_num_threads(1)
-out, accumulate = Path(sys.argv[2]), int(sys.argv[3])
-how = dict(accumulate=accumulate, knows=accumulate > 1, epochs=2, progress=True)
-weights, result = run(out, model(drop_path=0.0).double(), **how)
-if os.environ.get("RANK", "0") == "0":
-    torch.save((weights, result.losses, [r["loss_val"] for r in result.epochs]), out / "end.pt")
+out = Path(sys.argv[2])
+last = out / "checkpoints" / "last.ckpt"
+how = dict(epochs=40, workers=2, checkpoints=Checkpoints(steps=3))
+weights, result = run(out, resume=last if last.exists() else None, **how)
+torch.save((weights, result.losses, result.seen, result.skipped), out / "end.pt")
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_ranks_equal_one(tmp_path: Path, accumulate: int) -> None:
-    """Counts differ between ranks, and one rank gets the sample that cannot be read (accumulate=2:
-    alone in its micro-batch). With accumulate=1 no count is known ahead."""
+@pytest.mark.timeout(1200)
+def test_killed_at_ten_random_moments(tmp_path: Path) -> None:
+    """SIGKILL to the whole process group, two workers reading, checkpoints every three steps."""
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    ends = []
-    for ranks in (1, 2):
-        out = tmp_path / str(ranks)
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-        arguments = [str(script), str(Path(__file__).parent), str(out), str(accumulate)]
-        command = [sys.executable, *(torchrun if ranks > 1 else []), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-        assert done.returncode == 0, done.stderr
-        assert len(done.stdout.strip().splitlines()) == 2  # a line an epoch, from one rank
-        ends.append(torch.load(out / "end.pt"))
-    (weights, losses, held), (weights_2, losses_2, held_2) = ends
-    assert losses_2 == pytest.approx(losses, rel=1e-5)
-    assert held_2 == pytest.approx(held, rel=1e-5)
-    torch.testing.assert_close(weights_2, weights, rtol=0, atol=1e-6)
+    script.write_text(KILLED)
+    command = [sys.executable, str(script), str(Path(__file__).parent)]
+    start = time.monotonic()
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    took, moments = time.monotonic() - start, random.Random(0)
+    out, kills = tmp_path / "cut", 0
+    while kills < 10:
+        child = subprocess.Popen(
+            [*command, str(out)], start_new_session=True, stderr=subprocess.DEVNULL
+        )
+        last = out / "checkpoints" / "last.ckpt"
+        seen = last.stat().st_mtime_ns if last.exists() else None
+        while child.poll() is None:  # so that every try gets on: a new checkpoint, then a moment
+            time.sleep(0.01)
+            if last.exists() and last.stat().st_mtime_ns != seen:
+                break
+        time.sleep(moments.uniform(0, took / 60))
+        assert child.poll() is None, "over before ten kills; train longer"
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        kills += 1
+    subprocess.run([*command, str(out)], check=True, capture_output=True)
+    ends = [torch.load(folder / "end.pt") for folder in (tmp_path / "whole", out)]
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert ends[0][1:] == ends[1][1:]

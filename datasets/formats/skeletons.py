@@ -119,7 +119,7 @@ class SkeletonReader:
         data = self.motion(source).data
         name = "array" if isinstance(source, np.ndarray | Tensor) else source
         self.check_sizes(name, *data.shape[2:])
-        if self.bodies is not None:
+        if self.bodies is not None and len(data) > 1:
             data = most_active(data, self.bodies)
         if self.clip is not None:
             data = data[:, self.clip(data.shape[1], generator)]

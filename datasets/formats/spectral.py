@@ -81,6 +81,14 @@ class SpectralReader:
             scale=tokenizer.scale, nodata=tokenizer.nodata, size=tokenizer.size, flips=augment
         )
 
+    @classmethod
+    def suggests(cls, path: FilePath) -> dict[str, Any]:
+        """What a file says of its bands and size, and their mean and spread, as a tokenizer's
+        arguments; of a folder, its first file. Nothing of a table."""
+        from multimask.datasets.formats.suggested_bands import suggested
+
+        return suggested(path, cls())
+
     def open(self, source: Any) -> CubeFile:
         """The file's header, of the sample's index where the cell names one; or an array's."""
         if not isinstance(source, str | os.PathLike):

@@ -125,10 +125,18 @@ def random_reads(
         assert torch.equal(raw[index], packed[index])
         assert np.array_equal(raw[index], group["x/data"][index])
     array = group["x/data"]
+    unread = [Packed(Table.open(folder / "store")) for _ in range(rounds + 1)]
+
+    def first() -> None:
+        fresh = unread.pop()
+        for index in order:
+            fresh[index]
+
     found = compare(
         rounds,
         {
             "raw": lambda: [raw[index] for index in order],
+            "first": first,
             "store": lambda: [packed[index] for index in order],
             "zarr": lambda: [array[index] for index in some],
         },
@@ -138,6 +146,8 @@ def random_reads(
     print(
         f"{name:<34} CPU of store / raw file      {ratio(cpu(found['store']), cpu(found['raw']))}"
     )
+    checked = ratio(cpu(found["first"]), cpu(found["raw"]))
+    print(f"{name:<34} the same, first epoch (checks)  {checked}")
     print(f"{name:<34} CPU of zarr / store          {ratio(theirs, cpu(found['store']))}")
     print(f"{name:<34} store: {each:.0f} microseconds a sample")
     return raw, table

@@ -30,6 +30,7 @@ from multimask.cli.study import RunFlags, Study
 from multimask.masking import Masker, Ratio, Uniform
 from multimask.methods.recipe import Recipe
 from multimask.modality import Tokenizer
+from multimask.training.checkpoints import Checkpoints
 from multimask.training.fit import fit
 from multimask.training.memory import keep_freed_memory
 from multimask.training.result import FitResult
@@ -148,6 +149,11 @@ def one_seed(flags: RunFlags, study: Study, seed: int, out: Path) -> SeedRun:
         device=flags.device,
         precision=flags.precision,
         clip=flags.clip,
+        strategy=flags.strategy,
+        compile=flags.compile,
+        recompute=flags.recompute,
+        profile=flags.profile,
+        checkpoints=Checkpoints(flags.save_minutes, flags.save_steps, flags.keep, flags.keep_best),
         max_bad=flags.max_bad,
         resume=flags.resume,
         **training,

@@ -37,6 +37,14 @@ class RunFlags:
     workers: Annotated[int, "processes that read data"] = 0
     device: Annotated[str, "auto, cpu, cuda"] = "auto"
     precision: Annotated[Literal["32", "bf16", "fp16", "tf32"], "numbers in matrix products"] = "32"
+    strategy: Annotated[Literal["ddp", "fsdp"], "weights on every rank, or sharded"] = "ddp"
+    compile: Annotated[bool, "compile encoder and decoder"] = False
+    recompute: Annotated[bool, "activation checkpointing: less memory, more time"] = False
+    profile: Annotated[bool, "say where steps spend their time"] = False
+    save_minutes: Annotated[float, "longest time between two checkpoints"] = 10.0
+    save_steps: Annotated[int | None, "a checkpoint every so many steps, too"] = None
+    keep: Annotated[int, "how many of the latest checkpoints stay beside last.ckpt"] = 0
+    keep_best: Annotated[bool, "the epoch with the lowest held-out loss stays, too"] = False
     init: Annotated[Path | None, "weights to begin with, of ours or other projects"] = None
     keep_memory: Annotated[bool, "reuse freed memory: quicker steps (Linux, glibc)"] = True
     resume: Annotated[Path | None, "checkpoint to go on from: .../checkpoints/last.ckpt"] = None

@@ -137,8 +137,9 @@ def compared(
     if restores and not adapter.restoring_leaks and not unordered:
         made = [with_answers(part, source, adapter.restore(a, values)) for a in answers]
         (true, *filled), scale = in_raw_scale(model.tokenizers[name], part, made)
-        squares = [(data.double() - true.double()).square().sum() for data in filled]
-        errors = [float(square) / values.shape[1] for square in squares]
+        squares = [(data.double() - true.double()).square().nansum() for data in filled]
+        known = (~values.isnan()).sum().clamp(min=1)  # numbers that a token lacks are not compared
+        errors = [float(square * len(values) / known) for square in squares]
     else:
         scale = "normalised targets" if restores and not unordered else "the adapter's own"
         errors = [float(adapter.error(a, values).double().sum()) for a in answers]

@@ -16,17 +16,19 @@ from multimask.masking.masker import Masker
 from multimask.model import MaskedModel
 from multimask.objectives.base import Objective
 from multimask.tokens import Sample, Samples
-from multimask.training import hardware
-from multimask.training.checkpoints import StopAfter
+from multimask.training import hardware, sharding
+from multimask.training.checkpoints import Checkpoints, StopAfter
 from multimask.training.loader import ReadAlike, loaders
 from multimask.training.missing import foreseen, settled, told
 from multimask.training.neighbours import Neighbours
+from multimask.training.profile import StepProfile
 from multimask.training.progress import Progress
 from multimask.training.result import FitResult
 from multimask.training.rows import Chosen, chosen_rows
 from multimask.training.shell import Run, Shell
 from multimask.training.snapshots import Snapshots, draw_curves
 from multimask.training.tape import Tape
+from multimask.training.termination import Terminate
 from multimask.training.trainer import carry_out, trainer_for
 from multimask.training.weighting import weighed
 
@@ -54,9 +56,13 @@ def fit(
     accumulate: int = 1,
     precision: hardware.Precision = "32",
     device: str = "auto",
+    strategy: hardware.Strategy = "ddp",
     workers: int = 0,
     seed: int = 0,
     compile: bool = False,
+    recompute: bool = False,
+    checkpoints: Checkpoints = Checkpoints(),  # noqa: B008 - frozen
+    profile: bool = False,
     max_bad: float = 0.2,
     max_visible_share: float = 0.75,
     drop_below: float | None = None,
@@ -76,7 +82,7 @@ def fit(
     micro-batches and ranks change at most the rounding of sums. For several ranks start the
     program with `torchrun`. Into `out` go `checkpoints/last.ckpt`, `log/metrics.csv`,
     `log/skipped.csv` where samples were left out, `reconstructions.png`, `pictures/` and
-    `curves.png`.
+    `curves.png`. On SIGTERM the run writes `last.ckpt` and exits with status 143.
 
     Args:
         batch_size: samples of one optimiser step, all ranks and micro-batches together. What is
@@ -91,7 +97,13 @@ def fit(
             whole batch, but for terms whose counts only the device knows: these are averaged (see
             `Objective.counts`).
         precision: "bf16", "fp16" and "tf32" only where the hardware has them.
+        strategy: among several ranks "ddp" keeps all weights on each; "fsdp" shards those of the
+            layers, and their optimiser state. The result is the same.
         compile: encoder and decoder, in place.
+        recompute: compute their layers again in the backward pass instead of keeping what lies
+            between (activation checkpointing): less memory for about a third more time.
+        checkpoints: when they are written to `out`, and which stay.
+        profile: end with a table of where steps spend their time, and `profile.json`.
         max_bad: share of samples that may be unusable; they are skipped and listed.
         max_visible_share: where rows lack modalities, the largest share of the shortest row's
             tokens that stays visible (see `multimask.training.settled`).
@@ -110,6 +122,7 @@ def fit(
     """
     place = hardware.chosen_device(device)
     hardware.check_precision(precision, place)
+    hardware.check_strategy(strategy)
     check(epochs, batch_size, accumulate, lr, max_bad, max_visible_share)
     folder, since = None if out is None else Path(out), checkpoint(resume)
     train, held = chosen_rows(samples, validation, seed, model.slots, drop_below)
@@ -118,6 +131,7 @@ def fit(
         seed=seed,
         batch_size=batch_size,
         num_rows=len(train.rows),
+        data=train.fingerprint(),
         weights=0 if train.weights is None else zlib.crc32(train.weights.tobytes()),
         steps_per_epoch=max(1, len(train.rows) // batch_size),
         epochs=epochs,
@@ -126,10 +140,14 @@ def fit(
         weight_decay=weight_decay,
         warmup=warmup,
         min_lr=min_lr,
+        strategy=strategy,
         fused=not (precision == "fp16" and clip),  # its unscaling comes too late for clipping
     )
     with fitting(objective, model, train, held, max_visible_share) as masker:
-        shell = Shell(model, objective, run, Tape(max_bad))
+        learner = (model, objective)
+        if strategy == "fsdp":
+            learner = sharding.twins(learner)
+        shell = Shell(*learner, run, Tape(max_bad))
         alike = ReadAlike.of(held or train, model, masker, seed)
         data = loaders(
             shell, train, alike if held else None, accumulate, workers, place.type == "cuda"
@@ -143,14 +161,21 @@ def fit(
             watching.append(Progress(shell))
         if limit_steps is not None:
             watching.append(StopAfter(limit_steps))
+        if profile:
+            watching.append(StepProfile(folder))
+        watching.append(terminate := Terminate(shell))
         trainer = trainer_for(
-            shell, place, precision, clip, folder, loggers, watching, resumed=since is not None
+            shell, place, precision, clip, folder, loggers, watching, checkpoints, since is not None
         )
         hardware.forget_peak(place)
         try:
-            carry_out(trainer, shell, data, place, precision, compile, since)
+            carry_out(trainer, shell, terminate, data, place, precision, compile, recompute, since)
         finally:
             leave(shell, folder, pictures)
+        if strategy == "fsdp":
+            sharding.bring_back((model, objective), learner)
+            model.eval()
+            objective.eval()
         return result(shell, masker, place)
 
 

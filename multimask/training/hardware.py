@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 Precision = Literal["32", "bf16", "fp16", "tf32"]
+Strategy = Literal["ddp", "fsdp"]
 
 
 def chosen_device(device: str) -> torch.device:
@@ -114,16 +115,36 @@ def rank() -> int:
     return int(os.environ["RANK"]) if ranks() > 1 else 0
 
 
-def placement(device: torch.device) -> dict[str, Any]:
+def check_strategy(strategy: Strategy) -> None:
+    if strategy not in ("ddp", "fsdp"):
+        raise ValueError(f"fit: strategy={strategy!r} must be 'ddp' or 'fsdp'.")
+    if strategy == "fsdp" and ranks() == 1:
+        raise ValueError(
+            "fit: strategy='fsdp' shards over ranks and there is one; start the program with "
+            "torchrun --nproc-per-node=N, or use strategy='ddp'."
+        )
+
+
+def placement(device: torch.device, strategy: Strategy = "ddp") -> dict[str, Any]:
     """Arguments that tell Lightning where to run."""
     if ranks() > 1:
         here = int(os.environ["LOCAL_WORLD_SIZE"])
-        where = {"devices": here, "num_nodes": ranks() // here, "strategy": "ddp"}
+        where = {"devices": here, "num_nodes": ranks() // here, "strategy": spread(strategy)}
     elif device.index is not None:
         where = {"devices": [device.index]}
     else:
         where = {"devices": 1}
     return {"accelerator": device.type, **where}
+
+
+def spread(strategy: Strategy) -> Any:
+    if strategy == "ddp":
+        return "ddp"
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+    return ModelParallelStrategy(
+        data_parallel_size=ranks(), tensor_parallel_size=1, save_distributed_checkpoint=False
+    )
 
 
 # --- memory ---------------------------------------------------------------------------------------

@@ -40,13 +40,17 @@ class Neighbours(L.Callback):
         return cls(shell, known, labelled(held, label, seed, MOST_ASKED), label, batch_size)
 
     def on_train_epoch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        if trainer.is_global_zero:
-            known, classes = self.features(self.known)
-            asked, wanted = self.features(self.asked)
-            told_of = np.isin(wanted, classes)
-            voted = knn(known, classes, asked[told_of], wanted[told_of])
-            assert voted.accuracy is not None
-            self.shell.beside["knn"] = voted.accuracy
+        with self.shell.gathered():
+            if trainer.is_global_zero:
+                self.ask()
+
+    def ask(self) -> None:
+        known, classes = self.features(self.known)
+        asked, wanted = self.features(self.asked)
+        told_of = np.isin(wanted, classes)
+        voted = knn(known, classes, asked[told_of], wanted[told_of])
+        assert voted.accuracy is not None
+        self.shell.beside["knn"] = voted.accuracy
 
     def features(self, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
         model = self.shell.model

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 
 
@@ -59,14 +60,15 @@ def adamw(
     parameters = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
     if not parameters:
         raise ValueError("fit: neither model nor objective has a parameter that trains.")
-    grouped: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
+    grouped: dict[tuple[float, bool, bool], list[torch.nn.Parameter]] = {}
     for key, parameter in parameters.items():
         factor = (lr_factors or {}).get(key, 1.0)
-        grouped.setdefault((factor, parameter.ndim > 1), []).append(parameter)
+        whole = not isinstance(parameter, DTensor)  # one kernel takes either, not both
+        grouped.setdefault((factor, parameter.ndim > 1, whole), []).append(parameter)
     # in a fixed order, because checkpoints know groups by number
     groups = [
         {"params": found, "lr": lr * factor, "weight_decay": weight_decay if decays else 0.0}
-        for (factor, decays), found in sorted(grouped.items(), key=lambda item: item[0])[::-1]
+        for (factor, decays, _), found in sorted(grouped.items(), key=lambda item: item[0])[::-1]
     ]
     return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused)
 

@@ -15,6 +15,7 @@ HARMLESS = (
     ".*in eval mode at the start of training.*",  # teachers are, always
     ".*lr_scheduler.step.*before.*optimizer.step.*",  # fp16 skips steps that overflow
     ".*treespec, LeafSpec.*",
+    ".*sync_dist=True.*",  # what is logged is reduced already
 )
 
 

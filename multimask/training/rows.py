@@ -1,5 +1,6 @@
 """Which rows are trained on, and which are held out."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,11 @@ class Chosen:
     def names(self) -> list[str]:
         ids = self.samples.columns.get("id")
         return [str(row if ids is None else ids[row]) for row in self.rows.tolist()]
+
+    def fingerprint(self) -> str:
+        """The same for the same samples in the same order, as far as their ids tell."""
+        digest = hashlib.sha256("\n".join(self.names()).encode())
+        return digest.hexdigest()[:16]
 
     def above(self, share: float, slots: Slots) -> "Chosen":
         """Without the rows that have less than this share of the tokens."""

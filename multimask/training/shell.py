@@ -5,6 +5,7 @@ ranks of an optimiser step first, so that neither changes what is learned.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,10 @@ from torch import Tensor
 from multimask.model import MaskedModel
 from multimask.objectives.base import Objective
 from multimask.tokens import Batch, Step, Term, sample_generator
+from multimask.training import sharding
 from multimask.training.clock import Clock
 from multimask.training.collate import Window
+from multimask.training.hardware import Strategy
 from multimask.training.optimiser import Schedule, adamw, scheduled, warmup_steps
 from multimask.training.result import TrainingError
 from multimask.training.tape import Sums, Tape
@@ -24,12 +27,14 @@ from multimask.training.tape import Sums, Tape
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a step needs to know about the run. lr: at its peak. fused: the one-kernel optimiser.
-    weights: a checksum of how often rows are drawn, 0 for all alike."""
+    """What a step needs to know about the run. data: which samples, in which order. lr: at its
+    peak. fused: the one-kernel optimiser. weights: a checksum of how often rows are drawn, 0 for
+    all alike."""
 
     seed: int
     batch_size: int
     num_rows: int
+    data: str
     steps_per_epoch: int
     epochs: int
     lr: float
@@ -38,6 +43,7 @@ class Run:
     warmup: float | int
     min_lr: float
     fused: bool
+    strategy: Strategy = "ddp"
     weights: int = 0
 
     def __post_init__(self) -> None:
@@ -53,10 +59,15 @@ class Run:
         return min(50, max(1, self.steps_per_epoch // 10))
 
     @property
-    def identity(self) -> dict[str, int]:
+    def identity(self) -> dict[str, int | str]:
         """What a resumed run must share for its batches to be the same."""
-        made = {"seed": self.seed, "batch_size": self.batch_size, "rows": self.num_rows}
-        return made | {"weights": self.weights}
+        return {
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "rows": self.num_rows,
+            "data": self.data,
+            "weights": self.weights,
+        }
 
 
 class Shell(L.LightningModule):
@@ -70,6 +81,11 @@ class Shell(L.LightningModule):
         self.held_out = Sums()
         self.clock = Clock(run.batch_size)
         self.beside: dict[str, float] = {}  # what callbacks add to an epoch's record
+        self.sharded: list[sharding.Sharded] = []
+        self.spare: Batch | None = (
+            None  # stands in for a batch of nothing, where layers are sharded
+        )
+        self.around_validation = ExitStack()
 
     # --- one optimiser step -----------------------------------------------------------------------
 
@@ -130,16 +146,22 @@ class Shell(L.LightningModule):
         """The objective's. Of a batch of which nothing was read none; among several ranks zeros
         under the usual names, because the others wait for them."""
         if batch.size:
+            self.spare = batch if self.sharded else None
             return self.objective(self.model, batch.to(self.device, non_blocking=True), step)
         if self.trainer.world_size == 1:
             return {}
         if not self.tape.names:
             raise TrainingError(f"fit: nothing in the first batch could be read; {first_of(batch)}")
+        if self.spare is not None:  # sharded layers are put together by all ranks at once
+            spare = self.objective(self.model, self.spare.to(self.device), step)
+            return {n: Term(t.total * 0, torch.zeros_like(t.count)) for n, t in spare.items()}
         zero = torch.zeros((), device=self.device)
         return {name: Term(zero, zero) for name in self.tape.names}
 
     def no_loss(self) -> Tensor:
         """Zero, with a gradient of zeros for every parameter, as other ranks expect."""
+        if self.sharded:  # the spare batch's terms reach them all
+            return torch.zeros((), device=self.device)
         return sum((p.sum() * 0 for p in self.parameters() if p.requires_grad), torch.zeros(()))
 
     def window_counts(self, window: Window) -> dict[str, Tensor]:
@@ -177,6 +199,28 @@ class Shell(L.LightningModule):
                 f"{type(self.objective).__name__}: counts() and forward() disagree about "
                 f"{', '.join(wrong)}; let counts() leave out terms that it does not know."
             )
+
+    # --- sharding ---------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        if self.run.strategy == "fsdp" and not self.sharded:
+            mesh = self.device_mesh
+            assert mesh is not None  # the strategy made it
+            self.sharded = sharding.shard([self.model, self.objective], mesh["data_parallel"])
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Within, any rank may use the model alone. All ranks enter and leave together."""
+        return sharding.gathered(self.sharded)
+
+    def on_after_backward(self) -> None:
+        if self.sharded:
+            sharding.average_whole_gradients(self.parameters(), self.trainer.world_size)
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        if not self.sharded:
+            super().configure_gradient_clipping(optimizer, *args, **kwargs)
+        elif self.trainer.gradient_clip_val is not None:
+            sharding.clip(self.parameters(), self.trainer.gradient_clip_val)
 
     # --- hooks ------------------------------------------------------------------------------------
 
@@ -243,6 +287,7 @@ class Shell(L.LightningModule):
     # --- held-out rows ----------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
+        self.around_validation.enter_context(self.gathered())
         self.held_out = Sums()
         if self.trainer.world_size > 1:  # a rank may have no rows; the others wait for its zeros
             zero = torch.zeros((), device=self.device)
@@ -260,6 +305,7 @@ class Shell(L.LightningModule):
             self.held_out.add(name, term.total, term.count)
 
     def on_validation_epoch_end(self) -> None:
+        self.around_validation.close()
         self.beside |= losses("loss_val", self.held_out.averages(self.reduced))
 
     # --- checkpoints ------------------------------------------------------------------------------
@@ -273,13 +319,19 @@ class Shell(L.LightningModule):
         if saved is None:
             raise ValueError("resume: this checkpoint was not written by multimask's fit.")
         for name, value in self.run.identity.items():
-            was = saved["identity"].get(name, 0)  # before there were weights, there were none
-            if was != value:
+            before = saved["identity"].get(name, 0)  # what is not there was not yet known of
+            if before != value and name == "data":
                 raise ValueError(
-                    f"resume: the checkpoint was written with {name}={was}, "
-                    f"this run has {name}={value}; its batches would not be the same."
+                    f"resume: the checkpoint was written on {self.run.num_rows} other samples than "
+                    "this run has, or in another order (by their ids); bring the same data."
                 )
-        check_weights(checkpoint["state_dict"], self.state_dict())
+            if before != value:
+                raise ValueError(
+                    f"resume: the checkpoint was written with {name}={before}, this run has "
+                    f"{name}={value}; its batches would not be the same."
+                )
+        if not self.sharded:  # then the strategy has put the weights in place and checked them
+            check_weights(checkpoint["state_dict"], self.state_dict())
         self.tape.load(saved["tape"], self.global_rank)
 
 

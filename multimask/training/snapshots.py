@@ -38,8 +38,11 @@ class Snapshots(L.Callback):
         self.draw(trainer, -(-trainer.global_step // self.shell.run.steps_per_epoch))
 
     def draw(self, trainer: L.Trainer, epoch: int) -> None:
-        if not trainer.is_global_zero or not self.batch.size:
-            return
+        with self.shell.gathered():
+            if trainer.is_global_zero and self.batch.size:
+                self.draw_alone(epoch)
+
+    def draw_alone(self, epoch: int) -> None:
         batch = self.batch.to(self.shell.device)
         picture = pictures.reconstruction_rows(self.shell.model, batch, self.masker)
         if picture is None:

@@ -15,9 +15,11 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from torch.utils.data import DataLoader
 
 from multimask.training import hardware
-from multimask.training.checkpoints import KeepLast
+from multimask.training.checkpoints import Checkpoints, KeepCheckpoints
+from multimask.training.layers import recomputed
 from multimask.training.quiet import quiet
 from multimask.training.shell import Shell
+from multimask.training.termination import Terminate
 
 NAMES: dict[str, Any] = {
     "32": "32-true",
@@ -35,12 +37,13 @@ def trainer_for(
     out: Path | None,
     loggers: Sequence[Logger],
     callbacks: Sequence[L.Callback],
+    checkpoints: Checkpoints,
     resumed: bool,
 ) -> L.Trainer:
-    """Ours are the checkpoint and the CSV log, if there is a folder for them."""
+    """Ours are the checkpoints and the CSV log, if there is a folder for them."""
     callbacks, loggers = list(callbacks), list(loggers)
     if out is not None:
-        callbacks.append(KeepLast(out / "checkpoints" / "last.ckpt"))
+        callbacks.append(KeepCheckpoints(shell, out / "checkpoints", checkpoints))
         part = next_part(out / "log") if resumed else ""
         loggers.append(CSVLogger(out, "log", part, flush_logs_every_n_steps=1))
     with quiet():
@@ -58,7 +61,7 @@ def trainer_for(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # ours knows about ranks
             inference_mode=False,  # a table cached in that mode could not be trained with later
-            **hardware.placement(place),
+            **hardware.placement(place, shell.run.strategy),
         )
 
 
@@ -71,10 +74,12 @@ def next_part(log: Path) -> str:
 def carry_out(
     trainer: L.Trainer,
     shell: Shell,
+    terminate: Terminate,
     loaders: Sequence[DataLoader[Any]],
     place: torch.device,
     precision: hardware.Precision,
     compile: bool,
+    recompute: bool,
     resume: Path | None,
 ) -> None:
     """Train. Torch's generators, its precision and the interrupt key are afterwards as before."""
@@ -82,9 +87,11 @@ def carry_out(
     with ExitStack() as around:
         around.enter_context(quiet())
         around.enter_context(hardware.numbers(precision))
+        around.enter_context(recomputed([model.encoder, model.decoder], recompute))
         around.enter_context(hardware.compiled([model.encoder, model.decoder], compile))
         devices = [place] if place.type == "cuda" else []
         around.enter_context(torch.random.fork_rng(devices))
+        around.enter_context(terminate.listening())
         around.enter_context(interruptible())
         shell.train()
         try:
