@@ -56,7 +56,7 @@ class Config(RunFlags):
     """Pre-train a masked autoencoder on MRI or CT volumes and show what it learned."""
 
     out: Annotated[Path, "run folder"] = Path("runs/mri")
-    epochs: Annotated[int, "passes over the training rows"] = 30
+    epochs: Annotated[int, "passes over the training rows"] = 16
     batch_size: Annotated[int, "samples an optimiser step"] = 8
     layout: Annotated[
         Literal["bids", "brats", "dicom", "ixi", "msd"] | None, "--data is a public set's folder"

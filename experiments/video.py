@@ -198,7 +198,8 @@ def animate(config: Config, study: Study) -> None:
     masker = build_recipe(config, study.modalities, study.method_arguments).objective.masker
     file = config.out / "reconstructions.gif"
     save_gif(file, reconstructed_clips(model, batch, masker, Step(config.seed)), seconds=1.5)
-    print(f"moving            {file}")
+    true = " (true statistics of tubelets put back)" if config.normalise is not False else ""
+    print(f"moving            {file}{true}")
 
 
 if __name__ == "__main__":

@@ -26,9 +26,15 @@ from multimask.masking import (
 )
 from multimask.masking.allotment import allotted
 from multimask.masking.sharing import Shares, counts_of, lowered
+from multimask.modalities.image import ImagePatches
+from multimask.model import MaskedModel
 from multimask.plugins import from_config, to_config
 from multimask.testing.maskers import check_masker
 from multimask.tokens import Masking, Step, slots_of
+from multimask.training import settled
+from multimask.training.collate import Collate
+from multimask.training.reading import Item
+from multimask.training.sampler import EpochSampler
 
 FEW_OR_MANY = pytest.mark.parametrize(
     "draws", [1_000, pytest.param(100_000, marks=pytest.mark.slow)], ids=["few", "many"]
@@ -287,3 +293,40 @@ def test_budgets_check_their_arguments() -> None:
         Curriculum(((5, Count(3)),))
     with pytest.raises(ValueError, match="ties 2 together"):
         Masker(Tube(), Dirichlet()).counts(8, Context(slots_of({"a": 8}), {"a": (2, 2, 2)}))
+
+
+# --- in a run -------------------------------------------------------------------------------------
+
+
+def model_of_maps() -> MaskedModel:
+    sizes = {"depth": 8, "labels": (8, 12), "rgb": 12}  # 4, 6 and 9 tokens
+    maps = {name: ImagePatches(size, 4, channels=1) for name, size in sizes.items()}
+    return MaskedModel(maps, width=16, depth=1, heads=2, decoder_width=16, decoder_depth=1)
+
+
+def test_the_loader_asks_the_budget_of_its_own_step() -> None:
+    rising = Masker(budget=Curriculum(((0, Count(3)), (10, Dirichlet(Count(6, 4))))))
+    put = Collate.of(model_of_maps(), rising)
+    sample = {"id": "x", "depth": torch.rand(1, 8, 8), "rgb": torch.rand(1, 12, 12)}
+    shapes = []
+    for step in (0, 10):
+        made = put([Item(1, dict(sample), step)]).masking
+        assert made is not None
+        shapes.append((made.ids.shape[1], made.decoded_ids.shape[1]))
+    assert shapes == [(3, 16), (6, 4)]
+    draws = [batch[0] for batch in EpochSampler(np.arange(6), 2, trained=lambda: 4)]
+    assert [(draw.epoch, draw.step) for draw in draws] == [(1, 4), (1, 5)]
+
+
+def test_budgets_that_pad_are_left_alone_where_data_lack_modalities() -> None:
+    masker = Masker(Subset(), Natural())
+    missing = np.array([[False, False, False], [True, True, False]])
+    context = Context(SMALL, complete=True)
+    assert settled(masker, SMALL, missing, context) is masker
+    shared = Masker(Uniform(), Dirichlet(Count(8)))
+    assert settled(shared, SMALL, missing, context).budget == Dirichlet(Count(6, 13))
+    batch = Collate.of(model_of_maps(), masker)(
+        [Item(0, {"id": "x", "depth": torch.rand(1, 8, 8)})]
+    )
+    assert batch.size == 1
+    assert not batch.skipped
