@@ -80,7 +80,9 @@ def walkers(
             name = f"{split}/{index:05d}"
             action = ACTIONS[index % len(ACTIONS)]
             style = STYLES[index // len(ACTIONS) % len(STYLES)]
-            subject = f"{split}-{index * 7 % people:03d}"
+            # drawn, so that no subject keeps to some actions or moods
+            who = int(people * numbers(seed, name, "subject", 1)[0])
+            subject = f"{split}-{who:03d}"
             data = clip(action, style, subject, name, frames, seed, missing)
             rows.append((name, data[None], action, style, subject, split))
     ids, data, actions, styles, subjects, splits = zip(*rows, strict=True)

@@ -743,6 +743,16 @@ def test_made_subjects_are_in_one_split_only_and_labels_balanced() -> None:
     assert set(walkers(8, 4, frames=4, label="style").columns["label"]) == {"neutral"}
 
 
+def test_made_subjects_do_not_keep_to_some_actions() -> None:
+    table = walkers(400, 10, frames=2)  # 20 people
+    done: dict[str, set[str]] = {}
+    for who, action in zip(table.columns["subject"], table.columns["action"], strict=True):
+        done.setdefault(who, set()).add(action)
+    train = [actions for who, actions in done.items() if who.startswith("train")]
+    assert len(train) == 20
+    assert min(len(actions) for actions in train) >= 4  # of about 20 clips each
+
+
 @pytest.mark.parametrize("action", ACTIONS)
 def test_made_bodies_have_bones_of_one_length_and_stand_on_the_floor(action: str) -> None:
     data = clip(action, "neutral", "somebody", action, 64, missing=0.0)
