@@ -85,6 +85,9 @@ def main(config: Config) -> dict[str, object]:
 
 def with_defaults(config: Config, defaults: dict[str, object]) -> Config:
     """Flags that were not given take the value that suits the data."""
+    if config.size != "tiny":  # a published size was asked for
+        shape = ("width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads")
+        defaults = {name: value for name, value in defaults.items() if name not in shape}
     unset = {name: value for name, value in defaults.items() if getattr(config, name) is None}
     return replace(config, **unset)
 

@@ -56,7 +56,7 @@ class Config(RunFlags):
     """Pre-train a masked autoencoder on MRI or CT volumes and show what it learned."""
 
     out: Annotated[Path, "run folder"] = Path("runs/mri")
-    epochs: Annotated[int, "passes over the training rows"] = 16
+    epochs: Annotated[int, "passes over the training rows"] = 18
     batch_size: Annotated[int, "samples an optimiser step"] = 8
     layout: Annotated[
         Literal["bids", "brats", "dicom", "ixi", "msd"] | None, "--data is a public set's folder"
@@ -89,8 +89,8 @@ class Config(RunFlags):
 GENERATED = {
     "volume_size": 32,
     "patch": 8,
-    "width": 64,
-    "depth": 3,
+    "width": 96,
+    "depth": 4,
     "heads": 4,
     "decoder_width": 48,
     "decoder_depth": 1,

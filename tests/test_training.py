@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -496,16 +496,23 @@ def test_generators_and_the_masker_are_left_as_they_were() -> None:
     assert objective.masker is asked
 
 
-def test_an_interrupt_is_an_interrupt() -> None:
+@pytest.fixture
+def interrupts() -> Iterator[Any]:
+    """The usual handler of interrupts: shells start what runs in the background without."""
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, found)
+
+
+def test_an_interrupt_is_an_interrupt(interrupts: Any) -> None:
     class Press(L.Callback):
         def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
             if trainer.global_step == 2:
                 os.kill(os.getpid(), signal.SIGINT)
 
-    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         trained(callbacks=[Press()], epochs=50)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is interrupts
 
 
 def test_nothing_is_said_but_a_line_an_epoch(capfd: pytest.CaptureFixture[str]) -> None:

@@ -65,7 +65,7 @@ def written(folder: Path, config: Config) -> list[Path]:
         smooth = zoom(coarse, 8, order=1)[: config.size, : config.size, : config.size]
         noisy = 500 + 200 * smooth + random.normal(0, 15, (config.size,) * 3)
         files.append(folder / f"{number}.nii.gz")
-        write_nifti(files[-1], new_volume(noisy[None]), dtype="int16")
+        write_nifti(files[-1], new_volume(np.asarray(noisy[None])), dtype="int16")
     return files
 
 
