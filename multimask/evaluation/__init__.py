@@ -6,6 +6,7 @@ from multimask.evaluation.comparison import (
     paired_bootstrap,
     shows_learning,
 )
+from multimask.evaluation.crossmodal import Crossed, crossmodal_errors
 from multimask.evaluation.embeddings import Embeddings, embed, stream
 from multimask.evaluation.linear import Fitted, linear_probe, svm
 from multimask.evaluation.neighbours import Voted, knn
@@ -15,12 +16,14 @@ from multimask.evaluation.shots import FewShot, few_shot
 
 __all__ = [
     "Comparison",
+    "Crossed",
     "Embeddings",
     "Errors",
     "FewShot",
     "Fitted",
     "Interval",
     "Voted",
+    "crossmodal_errors",
     "embed",
     "few_shot",
     "knn",
