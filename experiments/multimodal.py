@@ -16,11 +16,20 @@ import torch
 
 from multimask import evaluation, load, pictures, plugins
 from multimask.checkpoints.folder import write_whole
-from multimask.cli.data import as_batch, parts_of, reader_of, rule_of, tokenizer_of
+from multimask.cli.data import (
+    as_batch,
+    parts_of,
+    plain_reader,
+    reader_of,
+    rule_of,
+    tokenizer_of,
+)
 from multimask.cli.experiment import RunFlags, Study, carry_out
 from multimask.cli.flags import run
 from multimask.datasets.photograph_layers import MATERIALS, photograph_layers
 from multimask.datasets.table import Table
+from multimask.datasets.transforms import RandomResizedCrop
+from multimask.evaluation.crossmodal import scorable
 from multimask.masking import Dirichlet, Dropped, Masker, Ratio, Uniform
 from multimask.masking.budgets import Budget
 from multimask.modality import Tokenizer
@@ -49,6 +58,13 @@ class Config(RunFlags):
     drop: Annotated[
         float | None, "chance that a map is hidden whole; 0 shows all in part; else the method's"
     ] = None
+    aligned: Annotated[
+        tuple[str, ...], "columns on one grid, cropped and mirrored alike; all maps, or none"
+    ] = ("all",)
+    crop: Annotated[
+        float | None, "smallest share of a map that a crop shows; default 0.4, embedded all"
+    ] = None
+    flip: Annotated[float, "chance of mirroring"] = 0.5
     held_out: Annotated[float, "share held out for testing where the data name no split"] = 0.25
 
 
@@ -60,6 +76,7 @@ SMALL = {
     "decoder_width": 64,
     "decoder_depth": 1,
     "decoder_heads": 4,
+    "normalise": False,  # answers in the maps' own scale
     "ratio": 0.5,
     "lr": 2e-3,
 }
@@ -73,14 +90,8 @@ def main(config: Config) -> dict[str, Any]:
     table = opened(config, kinds)
     train, test = parts_of(table, config.held_out, config.limit)
     tokenizers = {name: tokenizer(config, name, kind, train) for name, kind in kinds.items()}
-    train, test = (
-        part.with_readers(
-            **{name: reader_of(kinds[name], tokenizers[name], augment) for name in kinds}
-        )
-        if config.data is not None
-        else part
-        for part, augment in ((train, True), (test, False))
-    )
+    train = augmented(train, kinds, tokenizers, config)
+    test = read(test, kinds, tokenizers).with_aligned(*on_one_grid(tokenizers, config))
     label = config.label if config.label in table.columns else None
     study = Study(tokenizers, train, test, label, method_arguments(config, tokenizers))
     metrics = carry_out(without_masker_flags(config), study)
@@ -96,7 +107,7 @@ def with_defaults(config: Config) -> Config:
     """Flags that were not given take the value that suits the data."""
     defaults: dict[str, Any] = dict(SMALL)
     if config.size != "tiny":  # a published size was asked for
-        defaults = {"ratio": SMALL["ratio"]}
+        defaults = {name: SMALL[name] for name in ("ratio", "normalise")}
     takes = inspect.signature(plugins.load("methods", config.method)).parameters
     defaults = {name: value for name, value in defaults.items() if name in takes or name == "lr"}
     if "masker" in takes:
@@ -131,10 +142,13 @@ def named_kind(text: str, known: Mapping[str, str] | None = None) -> tuple[str, 
 
 def opened(config: Config, kinds: Mapping[str, str]) -> Table:
     """The samples, by column; no file is read yet."""
-    path = config.data or photograph_layers(side(config.image_size))
+    height, width = sides(config.image_size)
+    if config.data is None and height != width:
+        raise ValueError(f"--image-size {height}x{width}: crops of the photographs are squares.")
+    path = config.data or photograph_layers(height)
     if path.suffix.lower() in (".csv", ".parquet"):
-        read = Table.from_csv if path.suffix.lower() == ".csv" else Table.from_parquet
-        table = read(path, list(kinds))
+        listed = Table.from_csv if path.suffix.lower() == ".csv" else Table.from_parquet
+        table = listed(path, list(kinds))
     else:
         table = Table.open(path)
     if missing := sorted(set(kinds) - set(table.readers)):
@@ -143,18 +157,51 @@ def opened(config: Config, kinds: Mapping[str, str]) -> Table:
             f"{', '.join(table.readers)}."
         )
     columns = {n: c for n, c in table.columns.items() if n in kinds or n not in table.readers}
-    made = Table.of(columns, {name: table.readers[name] for name in kinds}, table.root)
-    if config.data is not None:
-        made = made.with_readers(**{name: plain(kind) for name, kind in kinds.items()})
-    return made
+    return Table.of(columns, {name: plain_reader(kind) for name, kind in kinds.items()}, table.root)
 
 
-def plain(kind: str) -> Any:
-    return plugins.load("readers", kind)() if kind in plugins.available("readers") else None
+def read(
+    table: Table,
+    kinds: Mapping[str, str],
+    tokenizers: Mapping[str, Tokenizer],
+    augment: bool = False,
+) -> Table:
+    return table.with_readers(
+        **{name: reader_of(kind, tokenizers[name], augment) for name, kind in kinds.items()}
+    )
 
 
-def side(size: int | tuple[int, ...]) -> int:
-    return size if isinstance(size, int) else size[0]
+def augmented(
+    table: Table, kinds: Mapping[str, str], tokenizers: Mapping[str, Tokenizer], config: Config
+) -> Table:
+    """Random crops and flips, the same for all that is aligned."""
+    made, readers = read(table, kinds, tokenizers, augment=True), {}
+    share = config.crop or (1.0 if config.data is None else 0.4)
+    ratio = (1.0, 1.0) if share == 1 else (3 / 4, 4 / 3)
+    for name, reader in made.readers.items():
+        if isinstance(getattr(reader, "transform", None), RandomResizedCrop):
+            crop = RandomResizedCrop(
+                sides(config.image_size), scale=(share, 1.0), ratio=ratio, flip=config.flip
+            )
+            reader = replace(reader, transform=crop)  # pyright: ignore[reportArgumentType]
+        readers[name] = reader
+    return made.with_readers(**readers).with_aligned(*on_one_grid(tokenizers, config))
+
+
+def on_one_grid(tokenizers: Mapping[str, Tokenizer], config: Config) -> tuple[tuple[str, ...], ...]:
+    """Groups of columns that lie on each other."""
+    if config.aligned == ("all",):
+        maps = [n for n, t in tokenizers.items() if len(getattr(t, "grid", ())) == 2]
+        return (tuple(maps),) if len(maps) > 1 else ()
+    return () if config.aligned == ("none",) else (config.aligned,)
+
+
+def sides(size: int | tuple[int, ...]) -> tuple[int, int]:
+    """(height, width) of a size that may be one side of a square."""
+    given = (size, size) if isinstance(size, int) else size
+    if len(given) != 2:
+        raise ValueError(f"--image-size {given}: write one side, 64, or height x width, 96x160.")
+    return given[0], given[1]
 
 
 def tokenizer(config: Config, name: str, kind: str, train: Table) -> Tokenizer:
@@ -198,8 +245,7 @@ def num_classes(train: Table, name: str) -> int:
 def statistics(made: Tokenizer, kind: str, name: str, train: Table) -> tuple[Any, Any]:
     """Mean and spread of token values, a number or one a channel, over some training rows."""
     channels = getattr(made, "channels", 1)
-    reader = reader_of(kind, made, augment=False)
-    read = train if train.readers[name] is None else train.with_readers(**{name: reader})
+    read = train.with_readers(**{name: reader_of(kind, made, augment=False)})
     sums, squares, count = torch.zeros(3, channels, dtype=torch.float64)
     for index in some_rows(read):
         try:
@@ -260,6 +306,10 @@ def without_masker_flags(config: Config) -> Config:
 def crossed(config: Config, study: Study) -> dict[str, Any]:
     """Every map hidden whole and answered from the others, by every seed's model."""
     found: dict[str, list[evaluation.Crossed]] = {}
+    model = load(config.out / "model")
+    if not any(scorable(model, name) for name in model.slots) or len(model.slots) < 2:
+        print(f"no map is answered from the others: {config.method} has no answers in their scale.")
+        return {}
     for seed in range(config.seed, config.seed + config.seeds):
         folder = config.out if seed == config.seed else config.out / f"seed-{seed}"
         model = load(folder / "model")
@@ -268,7 +318,6 @@ def crossed(config: Config, study: Study) -> dict[str, Any]:
         )
         for name, made in errors.items():
             found.setdefault(name, []).append(made)
-    model = load(config.out / "model")
     batch, _ = as_batch(study.test, study.modalities, most=DRAWN)
     drawn = pictures.answered_rows(model, batch, list(found))
     if drawn is not None:
@@ -297,7 +346,7 @@ def told(numbers: Mapping[str, Mapping[str, Any]], config: Config) -> str:
     lines = [
         "",
         "each map hidden whole and answered from the others, error beside two controls",
-        f"  {'':<12}{'error':<9}{'training mean, worse by':<36}{'other pairs, worse by':<36}by seed",
+        f"  {'':<12}{'error':<9}{'training means, worse by':<34}{'other pairs, worse by':<34}seeds",
     ]
     for name, found in numbers.items():
         cells = []
@@ -306,7 +355,7 @@ def told(numbers: Mapping[str, Mapping[str, Any]], config: Config) -> str:
             worse = f"{found[f'{control}_worse_by']:+.3f} [{low:+.3f}, {high:+.3f}]"
             cells.append(f"{found[control]:.3f}  {worse}")
         by_seed = ", ".join(f"{error:.3f}" for error in found["error_by_seed"])
-        lines.append(f"  {name:<12}{found['error']:<9.3f}{cells[0]:<36}{cells[1]:<36}{by_seed}")
+        lines.append(f"  {name:<12}{found['error']:<9.3f}{cells[0]:<34}{cells[1]:<34}{by_seed}")
     items = sorted({found["items"] for found in numbers.values()})
     kinds = sorted({found["measure"] for found in numbers.values()})
     lines += [

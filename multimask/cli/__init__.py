@@ -9,6 +9,7 @@ COMMANDS = {
     "finetune": "train a saved model and a head on labels, beside random weights",
     "embed": "one vector a sample, from a saved model",
     "probe": "what a saved model's vectors are worth, beside random weights",
+    "evaluate": "the same for every set of a model's modalities",
     "reconstruct": "hide, answer, and draw or write what was answered",
     "masks": "draw any masker on files, with true counts",
     "describe": "parameters, tokens, FLOPs and shares of a model",

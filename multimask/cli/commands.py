@@ -24,6 +24,7 @@ from multimask.cli.data import (
 )
 from multimask.cli.doctor import doctor
 from multimask.cli.embedding import Embed, embed
+from multimask.cli.evaluate import Evaluate, evaluate
 from multimask.cli.experiment import RunFlags, Study, build_recipe, carry_out
 from multimask.cli.finetune import Finetune, finetune
 from multimask.cli.flags import from_command_line, guarded
@@ -203,6 +204,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "finetune": (Finetune, finetune),
     "embed": (Embed, embed),
     "probe": (Probe, probe),
+    "evaluate": (Evaluate, evaluate),
     "reconstruct": (Reconstruct, reconstruct),
     "masks": (Masks, masks),
     "describe": (Describe, describe),

@@ -10,7 +10,7 @@ import yaml
 
 from multimask import plugins
 from multimask.cli.flags import size
-from multimask.datasets.cells import stored_arrays
+from multimask.datasets.cells import csv_cells, parquet_cells, stored_arrays
 from multimask.datasets.store import is_store, open_store, packings
 from multimask.datasets.table import Table
 from multimask.masking import Masker, masker_for
@@ -144,6 +144,30 @@ def model_table(model: MaskedModel, path: Path) -> Table:
     tokenizer = model.tokenizers[name]
     _, _, kind = name_of(type(tokenizer), {}).rpartition("/")
     return file_table(path, name, kind, tokenizer)
+
+
+def models_table(model: MaskedModel, path: Path) -> Table:
+    """A table with a column for each of a model's modalities, or for some of them, read the way
+    that the model wants them; other columns are labels. A CSV, Parquet, NPZ or store."""
+    kinds = {name: name_of(type(t), {}).rpartition("/")[2] for name, t in model.tokenizers.items()}
+    readers = {name: reader_of(kinds[name], t, False) for name, t in model.tokenizers.items()}
+    suffix, given = path.suffix.lower(), list(readers)
+    if suffix in (".csv", ".parquet"):
+        cells = csv_cells(path) if suffix == ".csv" else parquet_cells(path)
+        if found := [name for name in given if name in cells]:
+            read = Table.from_csv if suffix == ".csv" else Table.from_parquet
+            return read(path, found, {name: readers[name] for name in found})
+        there = list(cells)
+    else:
+        table = Table.open(path)
+        there = list(table.readers)
+        if found := [name for name in given if name in there]:
+            columns = {n: c for n, c in table.columns.items() if n in found or n not in there}
+            return Table.of(columns, {name: readers[name] for name in found}, table.root)
+    raise ValueError(
+        f"{path}: expected a column for some of the model's modalities {', '.join(given)}, found "
+        f"{', '.join(there)}."
+    )
 
 
 def only_modality(model: MaskedModel) -> str:

@@ -13,6 +13,7 @@ from multimask.evaluation.neighbours import Voted, knn
 from multimask.evaluation.raw import raw_means, raw_values
 from multimask.evaluation.reconstruction import Errors, reconstruction_error
 from multimask.evaluation.shots import FewShot, few_shot
+from multimask.evaluation.subsets import SubsetScore, subset_scores
 
 __all__ = [
     "Comparison",
@@ -22,6 +23,7 @@ __all__ = [
     "FewShot",
     "Fitted",
     "Interval",
+    "SubsetScore",
     "Voted",
     "crossmodal_errors",
     "embed",
@@ -34,5 +36,6 @@ __all__ = [
     "reconstruction_error",
     "shows_learning",
     "stream",
+    "subset_scores",
     "svm",
 ]

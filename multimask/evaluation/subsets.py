@@ -1,7 +1,7 @@
 """What features are worth for every set of modalities that they may be made of."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,13 +24,13 @@ class SubsetScore:
     """One set of modalities: which test items are told right by features of just these.
 
     `probe` and `knn` learned from features of the same modalities, `carried` is the probe that
-    learned from features of all modalities and is now asked about these. `items` are the test rows
-    that have them all, by their places in the table; None for all three where too few rows do.
-    `seen` says whether the encoder read just these in training, None where nobody noted.
+    learned from features of all modalities and is now asked about these. `items` are the ids of
+    the test rows that have them all; None for all three where too few rows do. `seen` says whether
+    the encoder read just these in training, None where nobody noted.
     """
 
     names: tuple[str, ...]
-    items: tuple[int, ...]
+    items: tuple[str, ...]
     probe: Right | None
     knn: Right | None
     carried: Right | None
@@ -56,28 +56,25 @@ def subset_scores(
     """
     names = tuple(model.slots)
     wanted = subsets_of(names) if subsets is None else [tuple(sorted(set(s))) for s in subsets]
-    parts = {"train": train, "test": test}
-    found: dict[tuple[str, ...], dict[str, tuple[Embeddings, tuple[int, ...]]]] = {}
+    found: dict[tuple[str, ...], tuple[Embeddings, Embeddings]] = {}
     for subset in dict.fromkeys([*wanted, names]):
-        rows = {part: rows_with(parts[part], subset, label) for part in parts}
-        if min(map(len, rows.values())) < 2:
+        rows = [rows_with(part, subset, label) for part in (train, test)]
+        if min(map(len, rows)) < 2:
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnseenModalities)  # `seen` says it
-            found[subset] = {
-                part: (
-                    embed(
-                        model,
-                        chosen(parts[part], rows[part]),
-                        workers=workers,
-                        device=device,
-                        pool=pool,
-                        modalities=subset,
-                    ),
-                    rows[part],
+            learned, asked = (
+                embed(
+                    model,
+                    chosen(part, some),
+                    workers=workers,
+                    device=device,
+                    pool=pool,
+                    modalities=subset,
                 )
-                for part in parts
-            }
+                for part, some in zip((train, test), rows, strict=True)
+            )
+        found[subset] = learned, asked
     carried = carry(found, names, label, seed)
     scores = []
     for subset in wanted:
@@ -85,20 +82,15 @@ def subset_scores(
         if subset not in found:
             scores.append(SubsetScore(subset, (), None, None, None, seen))
             continue
-        (learned, _), (asked, rows) = found[subset]["train"], found[subset]["test"]
-        pairs = (
-            *(learned.features, learned.labels[label]),
-            *(asked.features, asked.labels[label]),
-        )
-        probed = linear_probe(*pairs, seed=seed).correct
-        scores.append(
-            SubsetScore(subset, rows, probed, knn(*pairs).correct, carried.get(subset), seen)
-        )
+        learned, asked = found[subset]
+        pairs = [x for made in (learned, asked) for x in (made.features, made.labels[label])]
+        probed, voted = linear_probe(*pairs, seed=seed).correct, knn(*pairs).correct
+        scores.append(SubsetScore(subset, asked.ids, probed, voted, carried.get(subset), seen))
     return scores
 
 
 def carry(
-    found: dict[tuple[str, ...], dict[str, tuple[Embeddings, tuple[int, ...]]]],
+    found: Mapping[tuple[str, ...], tuple[Embeddings, Embeddings]],
     names: tuple[str, ...],
     label: str,
     seed: int,
@@ -106,8 +98,8 @@ def carry(
     """One probe of all modalities' features, asked about those of every subset."""
     if names not in found:
         return {}
-    learned, _ = found[names]["train"]
-    asked = {subset: made["test"][0] for subset, made in found.items()}
+    learned, _ = found[names]
+    asked = {subset: made for subset, (_, made) in found.items()}
     right = linear_probe(
         learned.features,
         learned.labels[label],
