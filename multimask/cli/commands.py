@@ -28,6 +28,7 @@ from multimask.cli.experiment import RunFlags, Study, build_recipe, carry_out
 from multimask.cli.finetune import Finetune, finetune
 from multimask.cli.flags import from_command_line, guarded
 from multimask.cli.pack import Pack, pack
+from multimask.cli.segment import Segment, segment
 from multimask.masking.budgets import Counting
 from multimask.model import MaskedModel
 from multimask.plugins import from_config, to_config
@@ -201,6 +202,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "pretrain": (Pretrain, pretrain),
     "pack": (Pack, pack),
     "finetune": (Finetune, finetune),
+    "segment": (Segment, segment),
     "embed": (Embed, embed),
     "probe": (Probe, probe),
     "reconstruct": (Reconstruct, reconstruct),
