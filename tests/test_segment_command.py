@@ -14,7 +14,7 @@ from multimask.cli import main
 from multimask.finetuning import DenseClassifier
 from multimask.modalities.image import ImagePatches
 
-WORDS = "--epochs 2 --batch-size 4 --head linear --held-out 0.25".split()
+WORDS = ["--epochs", "2", "--batch-size", "4", "--head", "linear", "--held-out", "0.25"]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(grey.astype(np.uint8)).save(root / f"{index}.png")
         Image.fromarray(regions).save(root / f"{index}_map.png")
         lines.append(f"{index}.png,{index}_map.png")
-    (root / "table.csv").write_text("\n".join([*lines, "0.png,"]) + "\n")
+    lines.append("0_map.png,")  # a picture without a map
+    (root / "table.csv").write_text("\n".join(lines) + "\n")
     return root
 
 
@@ -69,7 +70,7 @@ def test_a_saved_head_names_what_it_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected classes, head"):
         DenseClassifier.load(tmp_path)
     (tmp_path / "dense.json").unlink()
-    with pytest.raises(FileNotFoundError, match="found no dense.json"):
+    with pytest.raises(FileNotFoundError, match=r"found no dense\.json"):
         DenseClassifier.load(tmp_path)
 
 

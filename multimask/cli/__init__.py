@@ -7,6 +7,7 @@ COMMANDS = {
     "pretrain": "pre-train a model on your files",
     "pack": "write files into a store: few large files, read at random like raw ones",
     "finetune": "train a saved model and a head on labels, beside random weights",
+    "segment": "train a saved model and a dense head on label maps, beside random weights",
     "embed": "one vector a sample, from a saved model",
     "probe": "what a saved model's vectors are worth, beside random weights",
     "reconstruct": "hide, answer, and draw or write what was answered",

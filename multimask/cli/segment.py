@@ -148,13 +148,15 @@ def labelled_maps(
     name = only_modality(model)
     tokenizer: Any = model.tokenizers[name]
     _, _, kind = name_of(type(tokenizer), {}).rpartition("/")
-    if not isinstance(tokenizer, HasBox) or len(tokenizer.box) != 2:
+    found = model.tokenizers[name]
+    box = found.box if isinstance(found, HasBox) else ()
+    if len(box) != 2:
         raise ValueError(f"segment: {kind} is not cut into patches of pixels, which maps are for.")
-    label_maps: Any = plugins.load("modalities", "label-maps")
-    maps = label_maps(classes, tokenizer.size, tokenizer.box, numbers=numbers)
+    label_maps: Any = plugins.load("modalities", "label-map")
+    maps = label_maps(classes, tokenizer.size, box, numbers=numbers)
     readers = {
         name: reader_of(kind, tokenizer, augment=False),
-        flags.map: reader_of("label-maps", maps, augment=False),
+        flags.map: reader_of("label-map", maps, augment=False),
     }
     table = Table.from_csv(flags.data, {flags.column or name: name, flags.map: flags.map}, readers)
     there = [i for i, file in enumerate(table.columns[flags.map]) if file is not None]
@@ -188,8 +190,8 @@ def report(numbers: Mapping[str, Any]) -> str:
     if "row_gain" in numbers:
         low, high = numbers["row_gain_interval"]
         lines.append(
-            f"of a row          {numbers['row_gain']:+.3f}, 95 % interval [{low:+.3f}, {high:+.3f}] "
-            f"over {numbers['test_rows']} test rows"
+            f"of a row          {numbers['row_gain']:+.3f}, 95 % interval "
+            f"[{low:+.3f}, {high:+.3f}] over {numbers['test_rows']} test rows"
         )
     return "\n".join(lines)
 
