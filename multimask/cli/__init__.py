@@ -11,6 +11,7 @@ COMMANDS = {
     "embed": "one vector a sample, from a saved model",
     "probe": "what a saved model's vectors are worth, beside random weights",
     "reconstruct": "hide, answer, and draw or write what was answered",
+    "fill": "complete the modalities that rows lack, as files, with how sure each token is",
     "masks": "draw any masker on files, with true counts",
     "describe": "parameters, tokens, FLOPs and shares of a model",
     "doctor": "versions, back ends found, known traps",

@@ -25,6 +25,7 @@ from multimask.cli.data import (
 from multimask.cli.doctor import doctor
 from multimask.cli.embedding import Embed, embed
 from multimask.cli.experiment import RunFlags, Study, build_recipe, carry_out
+from multimask.cli.fill import Fill, fill
 from multimask.cli.finetune import Finetune, finetune
 from multimask.cli.flags import from_command_line, guarded
 from multimask.cli.pack import Pack, pack
@@ -206,6 +207,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "embed": (Embed, embed),
     "probe": (Probe, probe),
     "reconstruct": (Reconstruct, reconstruct),
+    "fill": (Fill, fill),
     "masks": (Masks, masks),
     "describe": (Describe, describe),
 }
