@@ -94,9 +94,9 @@ class Collapse(RuntimeError):
 class ReweightedCosine(Objective):
     """Per graph with n scored nodes `sum of (error / n) ** beta`, averaged over graphs.
 
-    The error is the adapter's (`judged`), `1 - cos`; nodes whose target has no direction are not scored. A
-    graph is a run of nodes along the last axis of the lattice: a body's frame. For beta = 2 this is
-    the mean of squared errors over n.
+    The error is the adapter's (`judged`), `1 - cos`; nodes whose target has no direction are not
+    scored. A graph is a run of nodes along the last axis of the lattice: a body's frame. For beta =
+    2 this is the mean of squared errors over n.
 
     `after_step` asserts that latents differ: their spread (the standard deviation of unit vectors
     over the batch, 0 when all are parallel) is looked at every `check_every` steps.
