@@ -11,11 +11,15 @@ import yaml
 from multimask import plugins
 from multimask.cli.flags import size
 from multimask.datasets.cells import csv_cells, parquet_cells, stored_arrays
+from multimask.datasets.columns import Column
+from multimask.datasets.listing import listed_columns
+from multimask.datasets.rows import with_cells
 from multimask.datasets.store import is_store, open_store, packings
 from multimask.datasets.table import Table
 from multimask.masking import Masker, masker_for
 from multimask.masking.budgets import Counting
 from multimask.masking.rules import Rule
+from multimask.modalities.tabular import Tabular
 from multimask.modality import Tokenizer, collate
 from multimask.model import MaskedModel
 from multimask.plugins import name_of
@@ -142,32 +146,65 @@ def model_table(model: MaskedModel, path: Path) -> Table:
     """A table read the way a model's modality wants it."""
     name = only_modality(model)
     tokenizer = model.tokenizers[name]
-    _, _, kind = name_of(type(tokenizer), {}).rpartition("/")
-    return file_table(path, name, kind, tokenizer)
+    return file_table(path, name, kind_of(tokenizer), tokenizer)
+
+
+def many_table(path: Path, tokenizers: Mapping[str, Tokenizer]) -> Table:
+    """A CSV or Parquet with a column of files for each modality, and the columns of cells that a
+    tokenizer of cells names. Modalities of which nothing is listed are left out.
+
+    Raises: ValueError where nothing of any modality is listed, and for ids that occur twice.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".parquet"):
+        raise ValueError(f"{path}: expected a CSV or Parquet table with a column a modality.")
+    cells = csv_cells(path) if suffix == ".csv" else parquet_cells(path)
+    listed = {name for name, column in cells.items() if any(x not in (None, "") for x in column)}
+    of_cells = {name: t for name, t in tokenizers.items() if isinstance(t, Tabular)}
+    files = [name for name in tokenizers if name in listed and name not in of_cells]
+    readers = {
+        name: reader_of(kind_of(tokenizers[name]), tokenizers[name], False) for name in files
+    }
+    columns, names = dict[str, Any](), list[str]()
+    other = Column.from_text if suffix == ".csv" else Column.of
+    if files:
+        columns, names = listed_columns(path, cells, other, files, path.parent)
+    else:
+        columns = {n: Column.of(c) if n == "id" else other(c) for n, c in cells.items()}
+    if not files and not any(set(t.columns) & listed for t in of_cells.values()):
+        raise ValueError(
+            f"{path}: lists nothing of {', '.join(tokenizers)}; columns are {', '.join(cells)}."
+        )
+    if not files and "id" not in columns:
+        raise ValueError(f"{path}: lists no files, so it must name its rows in a column id.")
+    table = Table.of(columns, {name: readers[name] for name in names}, path.parent)
+    for name, tokenizer in of_cells.items():
+        if there := [column for column in tokenizer.columns if column in cells]:
+            table = with_cells(table, name, there)
+    return table
+
+
+def kind_of(tokenizer: Tokenizer) -> str:
+    """The plug-in name of a tokenizer's kind."""
+    return name_of(type(tokenizer), {}).rpartition("/")[2]
 
 
 def models_table(model: MaskedModel, path: Path) -> Table:
-    """A table with a column for each of a model's modalities, or for some of them, read the way
-    that the model wants them; other columns are labels. A CSV, Parquet, NPZ or store."""
-    kinds = {name: name_of(type(t), {}).rpartition("/")[2] for name, t in model.tokenizers.items()}
-    readers = {name: reader_of(kinds[name], t, False) for name, t in model.tokenizers.items()}
-    suffix, given = path.suffix.lower(), list(readers)
-    if suffix in (".csv", ".parquet"):
-        cells = csv_cells(path) if suffix == ".csv" else parquet_cells(path)
-        if found := [name for name in given if name in cells]:
-            read = Table.from_csv if suffix == ".csv" else Table.from_parquet
-            return read(path, found, {name: readers[name] for name in found})
-        there = list(cells)
-    else:
-        table = Table.open(path)
-        there = list(table.readers)
-        if found := [name for name in given if name in there]:
-            columns = {n: c for n, c in table.columns.items() if n in found or n not in there}
-            return Table.of(columns, {name: readers[name] for name in found}, table.root)
-    raise ValueError(
-        f"{path}: expected a column for some of the model's modalities {', '.join(given)}, found "
-        f"{', '.join(there)}."
-    )
+    """As `many_table`, and of NPZ files and stores too: all of a model's modalities that are there,
+    read the way that the model wants them; other columns are labels."""
+    if path.suffix.lower() in (".csv", ".parquet"):
+        return many_table(path, model.tokenizers)
+    table = Table.open(path)
+    there = [name for name in model.tokenizers if name in table.readers]
+    if not there:
+        raise ValueError(
+            f"{path}: expected some of the model's modalities {', '.join(model.tokenizers)}, found "
+            f"{', '.join(table.readers)}."
+        )
+    columns = {n: c for n, c in table.columns.items() if n in there or n not in table.readers}
+    tokenizers = {name: model.tokenizers[name] for name in there}
+    readers = {name: reader_of(kind_of(t), t, False) for name, t in tokenizers.items()}
+    return Table.of(columns, readers, table.root)
 
 
 def only_modality(model: MaskedModel) -> str:
