@@ -44,8 +44,9 @@ class Config(RunFlags):
     """Pre-train on samples of several aligned maps and answer each map from the others."""
 
     out: Annotated[Path, "run folder"] = Path("runs/multimodal")
-    method: Annotated[str, "multimae, phg-mae, bm-mae, mae, ..., by plug-in name"] = "multimae"
-    epochs: Annotated[int, "passes over the training rows"] = 40
+    method: Annotated[str, "multimae, phg-mae, mae, ..., by plug-in name"] = "multimae"
+    epochs: Annotated[int, "passes over the training rows"] = 36
+    batch_size: Annotated[int, "samples an optimiser step"] = 16
     online_knn: Annotated[bool, "kNN accuracy after every epoch; reads all rows for it"] = False
     modalities: Annotated[
         tuple[str, ...], "columns and their kinds: rgb=image,depth=depth-map,labels=label-map"
@@ -56,7 +57,10 @@ class Config(RunFlags):
         tuple[str, ...], "fields of a column's tokenizer: rgb.channels=4,labels.classes=9"
     ] = ()
     drop: Annotated[
-        float | None, "chance that a map is hidden whole; 0 shows all in part; else the method's"
+        float | None, "chance that a map is hidden whole, 0 for never; embedded default 0.5"
+    ] = None
+    alpha: Annotated[
+        float | None, "share out what is visible by Dirichlet draws instead, such as MultiMAE's 1"
     ] = None
     aligned: Annotated[
         tuple[str, ...], "columns on one grid, cropped and mirrored alike; all maps, or none"
@@ -77,8 +81,8 @@ SMALL = {
     "decoder_depth": 1,
     "decoder_heads": 4,
     "normalise": False,  # answers in the maps' own scale
-    "ratio": 0.5,
-    "lr": 2e-3,
+    "ratio": 0.75,
+    "lr": 1.5e-3,
 }
 LAYERS = {"grey": "image", "colour": "image", "edges": "depth-map", "materials": "label-map"}
 LAYERS_SET = ("grey.channels=1", "edges.scale=fixed", "edges.hole=null")
@@ -112,8 +116,19 @@ def with_defaults(config: Config) -> Config:
     defaults = {name: value for name, value in defaults.items() if name in takes or name == "lr"}
     if "masker" in takes:
         defaults["ratio"] = SMALL["ratio"]
+    if config.drop is not None and not 0 <= config.drop < 1:
+        raise ValueError(f"--drop {config.drop}: a chance to be hidden, at least 0 and below 1.")
+    for flag, known in (("drop", {"masker", "keep"}), ("alpha", {"masker"})):
+        if getattr(config, flag) is not None and not known & set(takes):
+            raise ValueError(
+                f"--{flag}: method {config.method!r} decides by itself what is hidden."
+            )
+    if config.drop is not None and config.alpha is not None:
+        raise ValueError(f"--drop {config.drop} and --alpha {config.alpha}: give one of them.")
     unset = {name: value for name, value in defaults.items() if getattr(config, name) is None}
     if config.data is None:
+        if config.alpha is None and "masker" in takes and config.drop is None:
+            unset["drop"] = 0.5
         if config.modalities:
             chosen = dict(named_kind(text, LAYERS) for text in config.modalities)
         else:
@@ -272,25 +287,21 @@ def collated(made: Tokenizer, item: Any) -> Any:
 
 
 def method_arguments(config: Config, tokenizers: Mapping[str, Tokenizer]) -> dict[str, Any]:
-    """Who is hidden, in the words of the method."""
+    """Who is hidden, in the words of the method; its own budget where nothing was said."""
     takes = inspect.signature(plugins.load("methods", config.method)).parameters
     drop, made = config.drop, {}
-    if drop is not None and not 0 <= drop < 1:
-        raise ValueError(f"--drop {drop}: a chance to be hidden, at least 0 and below 1.")
     if "normed" in takes:
         made["normed"] = ()  # answers are scored and drawn as they are
     if "masker" in takes:
         of: Budget = Ratio(config.ratio or SMALL["ratio"])
         if drop is None:
-            of = Dirichlet(of)
+            of = Dirichlet(of, config.alpha or 1.0)
         elif drop > 0:
             of = Dropped(of, keep=1 - drop)
         rule = Uniform() if config.masker is None else rule_of(config.masker, tokenizers)
         made["masker"] = Masker(rule, of)
     elif drop is not None and "keep" in takes:
         made["keep"] = 1 - drop
-    elif drop is not None:
-        raise ValueError(f"--drop: method {config.method!r} decides by itself what is hidden.")
     return made
 
 

@@ -1,6 +1,7 @@
 """Dot charts: a named row for each thing that is compared, a dot in it for each way."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -59,6 +60,6 @@ def dots(
     return np.asarray(sheet.resize((WIDE, height), Resampling.LANCZOS))
 
 
-def dot(pen: Draw, x: float, y: float, colour: str) -> None:  # pyright: ignore
+def dot(pen: Any, x: float, y: float, colour: str) -> None:
     radius = 4 * FINE
     pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)

@@ -35,7 +35,7 @@ SMALL: dict[str, Any] = {
 
 
 def samples(count: int, seed: int = 0, permuted: bool = False) -> list[Sample]:
-    """Pictures of one level each, their inverse and sign; permuted: another picture's."""
+    """Pictures of one level each, their inverse and sign; permuted: those of another picture."""
     generator = torch.Generator().manual_seed(seed)
     levels = torch.rand(count, generator=generator)
     others = levels[torch.randperm(count, generator=generator)] if permuted else levels
@@ -83,8 +83,8 @@ def test_a_hidden_modality_is_answered_from_the_sample_at_hand(learned: Recipe) 
 def test_nothing_is_answered_from_partners_that_do_not_belong_together() -> None:
     """The same training on permuted pairs beats no mean: what was shown above is not a leak."""
     model = trained(samples(128, permuted=True), 20).model
-    found = crossmodal_errors(model, samples(64, 1, permuted=True), samples(128), ["inverse"])
-    made = found["inverse"]
+    found = crossmodal_errors(model, samples(64, 1, permuted=True), samples(128), ["picture"])
+    made = found["picture"]
     assert made.answered.mean() > 0.9 * made.of_mean.mean()
 
 

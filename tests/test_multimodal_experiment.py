@@ -95,7 +95,7 @@ def test_columns_of_files_become_modalities_of_their_kinds(rooms: Path, tmp_path
     assert made.seen is not None
 
 
-@pytest.mark.parametrize("method", ["phg-mae", "mae", "bm-mae"])
+@pytest.mark.parametrize("method", ["phg-mae", "mae"])
 def test_other_methods_take_the_same_maps(method: str, tmp_path: Path) -> None:
     metrics = carried_out(
         method=method, out=tmp_path, limit=16, modalities=("grey", "materials"), image_size=16
