@@ -10,12 +10,16 @@ import yaml
 
 from multimask import plugins
 from multimask.cli.flags import size
-from multimask.datasets.cells import stored_arrays
+from multimask.datasets.cells import csv_cells, parquet_cells, stored_arrays
+from multimask.datasets.columns import Column
+from multimask.datasets.listing import listed_columns
+from multimask.datasets.rows import with_cells
 from multimask.datasets.store import is_store, open_store, packings
 from multimask.datasets.table import Table
 from multimask.masking import Masker, masker_for
 from multimask.masking.budgets import Counting
 from multimask.masking.rules import Rule
+from multimask.modalities.tabular import Tabular
 from multimask.modality import Tokenizer, collate
 from multimask.model import MaskedModel
 from multimask.plugins import name_of
@@ -142,8 +146,47 @@ def model_table(model: MaskedModel, path: Path) -> Table:
     """A table read the way a model's modality wants it."""
     name = only_modality(model)
     tokenizer = model.tokenizers[name]
-    _, _, kind = name_of(type(tokenizer), {}).rpartition("/")
-    return file_table(path, name, kind, tokenizer)
+    return file_table(path, name, kind_of(tokenizer), tokenizer)
+
+
+def many_table(path: Path, tokenizers: Mapping[str, Tokenizer]) -> Table:
+    """A CSV or Parquet with a column of files for each modality, and the columns of cells that a
+    tokenizer of cells names. Modalities of which nothing is listed are left out.
+
+    Raises: ValueError where nothing of any modality is listed, and for ids that occur twice.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".parquet"):
+        raise ValueError(f"{path}: expected a CSV or Parquet table with a column a modality.")
+    cells = csv_cells(path) if suffix == ".csv" else parquet_cells(path)
+    listed = {name for name, column in cells.items() if any(x not in (None, "") for x in column)}
+    of_cells = {name: t for name, t in tokenizers.items() if isinstance(t, Tabular)}
+    files = [name for name in tokenizers if name in listed and name not in of_cells]
+    readers = {
+        name: reader_of(kind_of(tokenizers[name]), tokenizers[name], False) for name in files
+    }
+    columns, names = dict[str, Any](), list[str]()
+    other = Column.from_text if suffix == ".csv" else Column.of
+    if files:
+        columns, names = listed_columns(path, cells, other, files, path.parent)
+    else:
+        columns = {n: Column.of(c) if n == "id" else other(c) for n, c in cells.items()}
+    if not files and not any(set(t.columns) & listed for t in of_cells.values()):
+        raise ValueError(
+            f"{path}: lists nothing of {', '.join(tokenizers)}; columns are {', '.join(cells)}."
+        )
+    if not files and "id" not in columns:
+        raise ValueError(f"{path}: lists no files, so it must name its rows in a column id.")
+    table = Table.of(columns, {name: readers[name] for name in names}, path.parent)
+    for name, tokenizer in of_cells.items():
+        if there := [column for column in tokenizer.columns if column in cells]:
+            table = with_cells(table, name, there)
+    return table
+
+
+def kind_of(tokenizer: Tokenizer) -> str:
+    """The plug-in name of a tokenizer's kind."""
+    return name_of(type(tokenizer), {}).rpartition("/")[2]
 
 
 def only_modality(model: MaskedModel) -> str:

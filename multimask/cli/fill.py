@@ -1,0 +1,307 @@
+"""`multimask fill`: complete what rows lack, as files beside a table that lists every row."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+
+from multimask.checkpoints import load
+from multimask.checkpoints.folder import write_whole
+from multimask.cli.data import many_table, tell_skipped
+from multimask.cli.fill_cells import filled_cells
+from multimask.cli.fill_files import Row, Writer, writer_for
+from multimask.datasets.cells import write_cells
+from multimask.datasets.table import Table
+from multimask.ensembles import Spread, spreads
+from multimask.evaluation.embeddings import evaluating
+from multimask.evaluation.reading import batches
+from multimask.filling import check_names, check_restores
+from multimask.modalities.tabular import Tabular
+from multimask.model import MaskedModel
+from multimask.tokens import Batch, Step, Tokens
+
+LISTING, REPORT = "table.csv", "fill.json"
+NOTHING = "nothing present"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fill:
+    """Fill in the modalities that rows lack, from those that they have, as files of the same kind,
+    with how sure each token is, and a table of all rows."""
+
+    model: Annotated[Path, "folder of a saved model of several modalities"]
+    data: Annotated[Path, "CSV or Parquet with a column a modality; a blank cell is to be filled"]
+    out: Annotated[Path, "new folder: table.csv, fill.json, MODALITY/ID.* and MODALITY/ID.spread.*"]
+    only: Annotated[tuple[str, ...], "modalities to fill; default: all that the model can"] = ()
+    draws: Annotated[int, "random parts of what is there that the spread is taken over"] = 8
+    share: Annotated[float, "of what is there, in each of these parts"] = 0.5
+    seed: Annotated[int, "of these parts"] = 0
+    batch_size: Annotated[int, "samples at a time; changes nothing but speed"] = 16
+    workers: Annotated[int, "processes that read data"] = 0
+    device: Annotated[str, "auto, cpu, cuda"] = "auto"
+
+
+@dataclass
+class Filled:
+    """What became of every row. files: by (row, modality) the file, its spread's and facts of it.
+    cells: by (row, modality) a row's cells and their spreads. skipped: (id, reason)."""
+
+    files: dict[tuple[int, str], tuple[Path, Path]] = field(default_factory=dict)
+    cells: dict[tuple[int, str], tuple[dict[str, Any], dict[str, float]]] = field(
+        default_factory=dict
+    )
+    facts: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    units: dict[str, str] = field(default_factory=dict)
+
+    def count(self, name: str) -> int:
+        return sum(modality == name for _, modality in (*self.files, *self.cells))
+
+
+def fill(flags: Fill) -> None:
+    model = load(flags.model)
+    table = many_table(flags.data, model.tokenizers)
+    filled = fill_table(model, table, flags)
+    rows = {row for row, _ in (*filled.files, *filled.cells)}
+    by_name = ", ".join(
+        f"{filled.count(name)} {name}" for name in model.tokenizers if filled.count(name)
+    )
+    print(f"filled {by_name or 'nothing'} in {len(rows)} of {len(table)} rows")
+    nothing = [name for name, why in filled.skipped if why == NOTHING]
+    if nothing:
+        print(f"{len(nothing)} rows have nothing to answer from: {', '.join(nothing[:20])}")
+    tell_skipped([(name, why) for name, why in filled.skipped if why != NOTHING])
+    print(f"table {flags.out / LISTING}, report {flags.out / REPORT}")
+
+
+def fill_table(model: MaskedModel, table: Table, flags: Fill) -> Filled:
+    """Fill a table's gaps with files in `flags.out`, and write the table and the report there.
+
+    An answer is the model's from all that a row has; its spread is taken over `draws` random parts.
+
+    Raises: ValueError for modalities that cannot be answered, a folder that holds other things, and
+    an answer that would take the place of a source.
+    """
+    names = answerable(model, flags.only)
+    lacking = {
+        name: table.missing().get(name, np.ones(len(table), bool)) for name in model.tokenizers
+    }
+    filled = Filled()
+    nothing = np.all(list(lacking.values()), axis=0)
+    ids = list(table.columns["id"])
+    filled.skipped += [(ids[row], NOTHING) for row in np.flatnonzero(nothing)]
+    prepare(flags.out, table)
+    writers: dict[str, Writer] = {
+        name: writer_for(name, model.tokenizers[name], table)
+        for name in names
+        if lacking[name].any() and not isinstance(model.tokenizers[name], Tabular)
+    }
+    filled.units = {name: writer.unit for name, writer in writers.items()}
+    stems = file_names(ids)
+    with evaluating(model, flags.device):
+        for targets, batch in to_answer(model, table, names, lacking, flags):
+            filled.skipped += list(batch.skipped)
+            if batch.size:
+                answer(model, table, targets, batch, flags, writers, stems, filled)
+    write_listing(flags.out, table, model, filled)
+    write_report(flags, model, table, filled)
+    return filled
+
+
+def answerable(model: MaskedModel, only: Sequence[str]) -> list[str]:
+    """The modalities to fill: those asked for, which must be answerable, else all that are."""
+    if only:
+        check_names(only, list(model.tokenizers), "only")
+        for name in only:
+            check_restores(model, name)
+        return list(only)
+    found, refused = [], []
+    for name in model.tokenizers:
+        try:
+            check_restores(model, name)
+            found.append(name)
+        except ValueError as error:
+            refused.append(str(error))
+    if not found:
+        raise ValueError(refused[0])
+    for why in refused:
+        print(f"left out: {why}")
+    return found
+
+
+def prepare(out: Path, table: Table) -> None:
+    """A folder of its own, or one that an earlier fill left."""
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / REPORT).exists())):
+        raise ValueError(
+            f"--out {out}: holds other things; name a new folder, so that nothing is overwritten."
+        )
+    inside = out.resolve()
+    for name in table.readers:
+        for row in range(len(table)):
+            source = table.source(name, row)
+            if isinstance(source, str) and inside in Path(source).resolve().parents:
+                raise ValueError(
+                    f"--out {out}: holds {source}, which is read; name a new folder, so that no "
+                    "source is overwritten."
+                )
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def to_answer(
+    model: MaskedModel,
+    table: Table,
+    names: Sequence[str],
+    lacking: Mapping[str, np.ndarray],
+    flags: Fill,
+) -> Iterator[tuple[list[str], Batch]]:
+    """Batches of rows that lack the same modalities, and which of these are to be filled."""
+    matrix = np.stack([lacking[name] for name in model.tokenizers], axis=1)
+    wanted = np.array([name in names for name in model.tokenizers])
+    rows = np.flatnonzero((matrix & wanted).any(axis=1) & ~matrix.all(axis=1))
+    groups: dict[tuple[bool, ...], list[int]] = {}
+    for row in rows.tolist():
+        groups.setdefault(tuple(matrix[row].tolist()), []).append(row)
+    for pattern, members in groups.items():
+        targets = [n for n, gone in zip(model.tokenizers, pattern, strict=True) if gone]
+        size = flags.batch_size
+        parts = [members[start : start + size] for start in range(0, len(members), size)]
+        for batch in batches(
+            table, model.tokenizers, size, flags.workers, groups=parts, ignored=model.tokenizers
+        ):
+            yield [name for name in targets if name in names], batch
+
+
+def answer(
+    model: MaskedModel,
+    table: Table,
+    targets: Sequence[str],
+    batch: Batch,
+    flags: Fill,
+    writers: Mapping[str, Writer],
+    stems: Mapping[str, str],
+    filled: Filled,
+) -> None:
+    """Fill one batch in."""
+    batch = batch.to(model.device)
+    made = model.reconstruct(batch, step=Step(flags.seed), targets=targets)
+    restored = {name: made.restored[name] for name in targets}
+    spread = spreads(
+        model,
+        batch,
+        targets,
+        {name: tokens.values for name, tokens in restored.items()},
+        flags.share,
+        flags.draws,
+        flags.seed,
+    )
+    place = {name: row for row, name in enumerate(table.columns["id"])}
+    for at, sample_id in enumerate(batch.sample_ids):
+        row = place[sample_id]
+        for name in targets:
+            tokens = one_row(restored[name], at)
+            tokenizer = model.tokenizers[name]
+            if isinstance(tokenizer, Tabular):
+                filled.cells[row, name] = filled_cells(tokenizer, tokens, of_row(spread[name], at))
+                continue
+            folder = flags.out / name
+            folder.mkdir(exist_ok=True)
+            written = writers[name].write(
+                folder / stems[sample_id], tokens, spread[name].std[at].cpu(), Row(table, row)
+            )
+            filled.files[row, name] = (written.file, written.spread)
+            filled.facts.append({"id": sample_id, "modality": name} | written.facts)
+
+
+def one_row(tokens: Tokens, at: int) -> Tokens:
+    """The tokens of one sample, on the CPU."""
+    coords = tokens.coords if len(tokens.coords) == 1 else tokens.coords[at : at + 1]
+    valid = None if tokens.valid is None else tokens.valid[at : at + 1].cpu()
+    values = tokens.values[at : at + 1].cpu()
+    return Tokens(values, coords.cpu(), torch.arange(1), valid, tokens.grid)
+
+
+def of_row(spread: Spread, at: int) -> Spread:
+    return Spread(spread.std[at : at + 1].cpu(), spread.agreeing[at : at + 1].cpu())
+
+
+def file_names(ids: Sequence[str]) -> dict[str, str]:
+    """A file name for every id, no two alike, not even where case does not count.
+
+    >>> file_names(["a/1.png", "a_1", "A_1"])
+    {'a/1.png': 'a_1', 'a_1': 'a_1-2', 'A_1': 'A_1-3'}
+    """
+    made, taken = {}, set[str]()
+    for name in ids:
+        plain = re.sub(r"[^\w.=,-]+", "_", re.sub(r"\.\w{1,5}(\.gz)?$", "", name)).strip("._")
+        stem, count = plain[:150] or "row", 1
+        unique = stem
+        while unique.lower() in taken:
+            count += 1
+            unique = f"{stem}-{count}"
+        taken.add(unique.lower())
+        made[name] = unique
+    return made
+
+
+# --- what is left ---------------------------------------------------------------------------------
+
+
+def write_listing(out: Path, table: Table, model: MaskedModel, filled: Filled) -> None:
+    """Every row: its files (sources by absolute path), which of them were filled, spreads, and why
+    a row was left out. Opens as a table again; paths are relative to it."""
+    columns: dict[str, list[Any]] = {"id": list(table.columns["id"])}
+    extra: dict[str, list[Any]] = {}
+    count = len(table)
+    for name, tokenizer in model.tokenizers.items():
+        if isinstance(tokenizer, Tabular):
+            rows = list(table.columns[name]) if name in table.readers else [None] * count
+            done = [filled.cells.get((row, name), ({}, {})) for row in range(count)]
+            for column in tokenizer.columns:
+                columns[column] = [
+                    (rows[row] or {}).get(column, done[row][0].get(column)) for row in range(count)
+                ]
+                extra[f"spread.{column}"] = [spread.get(column) for _, spread in done]
+            continue
+        sources = [table.source(name, r) if name in table.readers else None for r in range(count)]
+        files = [filled.files.get((row, name)) for row in range(count)]
+        columns[name] = [
+            relative(file[0], out) if file else source and os.path.abspath(str(source))
+            for file, source in zip(files, sources, strict=True)
+        ]
+        extra[f"spread.{name}"] = [file and relative(file[1], out) for file in files]
+    used = {*columns, *table.readers}
+    others = {n: list(c) for n, c in table.columns.items() if n not in used and "." not in n}
+    done = [[n for n in model.tokenizers if (row, n) in filled.files or (row, n) in filled.cells]
+            for row in range(count)]  # fmt: skip
+    why = dict(filled.skipped)
+    extra["fill.modalities"] = [" ".join(names) or None for names in done]
+    extra["fill.problem"] = [why.get(name) for name in columns["id"]]
+    write_cells(out / LISTING, columns | others | extra)
+
+
+def relative(path: Path, out: Path) -> str:
+    return path.relative_to(out).as_posix()
+
+
+def write_report(flags: Fill, model: MaskedModel, table: Table, filled: Filled) -> None:
+    """What was done, in numbers: enough to do it again."""
+    report = {
+        "flags": {n: str(v) if isinstance(v, Path) else v for n, v in asdict(flags).items()},
+        "rows": len(table),
+        "filled": {name: filled.count(name) for name in model.tokenizers},
+        "spread": {
+            "what": "standard deviation of a token's answer over random parts of what is there",
+            "draws": flags.draws,
+            "share": flags.share,
+            "unit": filled.units,
+        },
+        "skipped": [list(item) for item in filled.skipped],
+        "files": filled.facts,
+    }
+    write_whole(flags.out / REPORT, (json.dumps(report, indent=1) + "\n").encode())
