@@ -46,7 +46,7 @@ class Config(RunFlags):
 
     out: Annotated[Path, "run folder"] = Path("runs/multimodal")
     method: Annotated[str, "multimae, phg-mae, mae, ..., by plug-in name"] = "multimae"
-    epochs: Annotated[int, "passes over the training rows"] = 36
+    epochs: Annotated[int, "passes over the training rows"] = 24
     batch_size: Annotated[int, "samples an optimiser step"] = 16
     online_knn: Annotated[bool, "kNN accuracy after every epoch; reads all rows for it"] = False
     modalities: Annotated[
