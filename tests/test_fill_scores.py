@@ -42,7 +42,7 @@ def test_measures_of_maps_by_hand() -> None:
     flat = [np.full((1, 9, 9), x) for x in (0.5, 0.3)]
     c1 = 0.01**2
     wanted = (2 * 0.15 + c1) / (0.25 + 0.09 + c1)
-    assert ssim(*flat, 1.0) == pytest.approx(wanted)
+    assert ssim(flat[0], flat[1], 1.0) == pytest.approx(wanted)
     assert math.isnan(ssim(np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), 1.0))
     with pytest.raises(BadSample, match="found only NaN"):
         psnr(answer, np.full((1, 8, 8), np.nan), 1.0)
@@ -105,7 +105,7 @@ def test_the_experiment_holds_back_fills_and_compares(tmp_path: Path) -> None:
         "out": tmp_path / "run",
         "modalities": ("s2=spectral", "s1=spectral", "dem=depth-map", "lulc=label-map"),
         "set": ("dem.hole=null", "lulc.classes=3"),
-        "epochs": 2, "width": 24, "depth": 1, "heads": 2, "decoder_width": 16,
+        "epochs": 2, "batch_size": 8, "width": 24, "depth": 1, "heads": 2, "decoder_width": 16,
         "decoder_depth": 1, "decoder_heads": 2, "draws": 2,
     }  # fmt: skip
     report = script["main"](script["Config"](**config))
