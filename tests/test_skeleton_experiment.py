@@ -15,6 +15,7 @@ from multimask.cli import main as command
 from multimask.cli.data import file_table, rule_of, tokenizer_of
 from multimask.cli.experiment import build_recipe
 from multimask.cli.flags import run
+from multimask.cli.measures import incomparable
 from multimask.cli.study import RunFlags
 from multimask.datasets.formats.skeleton_facts import suggested
 from multimask.datasets.formats.skeletons import SkeletonReader
@@ -72,7 +73,7 @@ def test_a_folder_of_arrays_leaves_a_whole_run_folder(
         assert (out / name).is_file(), name
     model = load(out / "model")
     tokenizer: Any = model.tokenizers["skeleton"]
-    assert tokenizer.unit == 1000  # millimetres, as skeleton.json says
+    assert tokenizer.unit == 200  # of millimetres: how far joints lie from the middle of a body
     assert len(tokenizer.topology) == 24
 
 
@@ -94,18 +95,35 @@ def test_five_percent_of_damaged_files_are_skipped_and_listed_exactly(
         assert {row["id"] for row in csv.DictReader(stream)} == damaged
 
 
-def test_the_experiment_reads_ntu_files_by_their_official_split(tmp_path: Path) -> None:
+def test_the_experiment_reads_ntu_files_by_their_official_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_fake_ntu(tmp_path / "ntu")
     columns = runpy.run_path(str(SCRIPT))["LAYOUTS"]["ntu60-xsub"](tmp_path / "ntu")
     words = ["--data", tmp_path / "ntu", "--layout", "ntu60-xsub", "--out", tmp_path / "run"]
-    # some of the fake files hold no person, and one action is left to train on
     small = ["--bodies", "2", *SMALL, "--batch-size", "1", "--frames", "4", "--max-bad", "0.5"]
-    small += ["--label", "none"]
     assert experiment(*words, *small, *TRANSFORMER) == 0
+    assert "no probes: a single training row is of class 59" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert metrics["samples"] == columns["split"].count("train")
     assert metrics["test_samples"] == columns["split"].count("test")
     assert "S002C002P001R001A060" in {name for name, _ in metrics["skipped"]}  # holds no person
+
+
+def test_a_class_lost_with_damaged_files_costs_the_probes_and_not_the_run(
+    takes: list[np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = folder_of(takes[:20], tmp_path / "data")
+    for action in range(1, 5):
+        for file in (data / f"action{action}").iterdir():
+            file.write_bytes(b"")
+    words = ["--data", data, "--out", tmp_path / "run", *SMALL, *TRANSFORMER, "--batch-size", "1"]
+    assert experiment(*words, "--max-bad", "0.9") == 0
+    told = "no probes: of the rows that could be read, all training rows are of class action0"
+    assert told in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["probe_accuracy"] is None
+    assert metrics["loss_last"] is not None
 
 
 @pytest.mark.parametrize(
@@ -185,6 +203,24 @@ def test_a_topology_may_be_given_by_name_or_as_data() -> None:
     with pytest.raises(ValueError, match="expected joints and parents"):
         as_topology({"bones": []})
     assert SMPL24.right_parts == ("right_arm", "right_leg")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "why"),
+    [
+        (["a", "a", "b", "b"], ["b", None, "a"], None),
+        (["a", "a", "b", "b"], ["a", "c"], "the training rows lack c"),
+        (["a", "a", None, ""], ["a", "a"], "all training rows are of class a"),
+        (["a", "a", "b", "b"], ["b", "b"], "all test rows are of class b"),
+        (["a", "a", "b"], ["b", "a"], "a single training row is of class b"),
+        ([1.0, 2.0], [float("nan"), None], "no test row has a label"),
+    ],
+)
+def test_labels_that_no_probe_can_use_are_told_before_training(
+    train: list[Any], test: list[Any], why: str | None
+) -> None:
+    told = incomparable(train, test)
+    assert told is None if why is None else why in str(told)
 
 
 # --- maskers by name ------------------------------------------------------------------------------

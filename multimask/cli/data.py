@@ -189,6 +189,24 @@ def kind_of(tokenizer: Tokenizer) -> str:
     return name_of(type(tokenizer), {}).rpartition("/")[2]
 
 
+def models_table(model: MaskedModel, path: Path) -> Table:
+    """As `many_table`, and of NPZ files and stores too: all of a model's modalities that are there,
+    read the way that the model wants them; other columns are labels."""
+    if path.suffix.lower() in (".csv", ".parquet"):
+        return many_table(path, model.tokenizers)
+    table = Table.open(path)
+    there = [name for name in model.tokenizers if name in table.readers]
+    if not there:
+        raise ValueError(
+            f"{path}: expected some of the model's modalities {', '.join(model.tokenizers)}, found "
+            f"{', '.join(table.readers)}."
+        )
+    columns = {n: c for n, c in table.columns.items() if n in there or n not in table.readers}
+    tokenizers = {name: model.tokenizers[name] for name in there}
+    readers = {name: reader_of(kind_of(t), t, False) for name, t in tokenizers.items()}
+    return Table.of(columns, readers, table.root)
+
+
 def only_modality(model: MaskedModel) -> str:
     names = list(model.tokenizers)
     if len(names) > 1:
