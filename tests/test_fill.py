@@ -214,6 +214,18 @@ def test_maps_of_the_ground_lie_where_the_rows_other_maps_do(tmp_path: Path) -> 
     assert open_tiff_cube(tmp_path / "filled" / "s1" / "w1.tif").names == ("VV", "VH")
 
 
+def test_files_that_do_not_say_their_bands_are_told_by_the_model(
+    tmp_path: Path, capsys: Any
+) -> None:
+    folder = tiles(tmp_path)
+    for name in ("s1", "s2"):
+        file = open_tiff_cube(folder / f"{name}.tif")
+        pixels = file.read(file.whole, [0, 1])
+        write_geotiff(folder / f"{name}.tif", pixels, GEO, names=("bands", "bands"))
+    assert run_fill(folder, "tiles.csv", "filled", "--only", "dem") == 0
+    assert "filled 2 dem in 2 of 5 rows" in capsys.readouterr().out
+
+
 def test_scans_are_written_on_the_grid_and_in_the_numbers_of_the_others(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     affine = np.array([[0, -2.0, 0, 30], [1.5, 0, 0, -40], [0, 0, 3.0, 5], [0, 0, 0, 1]])
