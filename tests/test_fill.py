@@ -79,7 +79,7 @@ def rooms(tmp_path: Path) -> Path:
 
 
 def run_fill(folder: Path, table: str, out: str = "filled", *more: str) -> int:
-    words = ["fill", "--model", str(folder / "model"), "--data", str(folder / table)]
+    words = ["fill", str(folder / "model"), str(folder / table)]
     return main([*words, "--out", str(folder / out), "--draws", "3", "--device", "cpu", *more])
 
 
@@ -245,6 +245,8 @@ def test_scans_are_written_on_the_grid_and_in_the_numbers_of_the_others(tmp_path
         {name: VolumePatches(8, 4, partial="repeat") for name in ("t1", "flair")},
     )
     assert run_fill(tmp_path, "brains.csv") == 0
+    report = json.loads((tmp_path / "filled" / "fill.json").read_text())
+    assert report["files"][0]["covered"] == pytest.approx(8**3 / (8 * 9 * 10), abs=1e-4)
     for name, row, other in (("flair", 1, "t1"), ("t1", 2, "flair")):
         source: Any = nibabel.load(tmp_path / f"{other}{row}.nii.gz")
         for middle in ("", ".spread"):

@@ -55,9 +55,10 @@ def test_a_row_without_any_modality_is_left_out_and_named() -> None:
 
 def test_a_modality_that_is_never_present_trains_nothing_and_can_still_be_asked_for() -> None:
     recipe, samples = built(), rows(**{f"s{n}": ("seg",) for n in range(8)})
-    before = {n: w.clone() for n, w in recipe.model.adapter("seg").named_parameters()}
+    adapter: Any = recipe.model.adapter("seg")
+    before = {n: w.clone() for n, w in adapter.named_parameters()}
     assert not trained(samples, recipe, weight_decay=0.0).skipped
-    for name, weight in recipe.model.adapter("seg").named_parameters():
+    for name, weight in adapter.named_parameters():
         assert torch.equal(weight, before[name]), name
     batch = collate(samples[:2], MAPS)
     answer = recipe.model.reconstruct(batch, targets=["seg"]).restored["seg"].values
