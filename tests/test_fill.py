@@ -214,6 +214,26 @@ def test_maps_of_the_ground_lie_where_the_rows_other_maps_do(tmp_path: Path) -> 
     assert open_tiff_cube(tmp_path / "filled" / "s1" / "w1.tif").names == ("VV", "VH")
 
 
+def test_maps_beside_bands_are_cut_like_them_where_files_are_larger(tmp_path: Path) -> None:
+    (tiles(tmp_path) / "large.csv").write_text(
+        "id,s2,dem\na,s2.tif,\nb,,dem.tif\nc,s2.tif,dem.tif\n"
+    )
+    assert run_fill(tmp_path, "large.csv", "filled", "--only", "dem,s2") == 0
+    table = many_table(tmp_path / "large.csv", TILES)
+    middle: Any = table[2]
+    whole = DepthMapReader(hole=None).read(tmp_path / "dem.tif")
+    assert torch.equal(middle["dem"], whole[4:12, 8:16])
+    for name, row in (("dem", "a"), ("s2", "b")):
+        file = open_tiff_cube(tmp_path / "filled" / name / f"{row}.tif")
+        assert file.geo is not None
+        assert file.geo.transform == GEO.transform
+        assert file.shape[1:] == (16, 24)
+        spread = open_tiff_cube(tmp_path / "filled" / name / f"{row}.spread.tif")
+        known = ~np.isnan(spread.read(spread.whole, [0])[0])
+        assert known[4:12, 8:16].all()
+        assert known.sum() == 64  # what the model's size shows
+
+
 def test_files_that_do_not_say_their_bands_are_told_by_the_model(
     tmp_path: Path, capsys: Any
 ) -> None:
@@ -226,7 +246,9 @@ def test_files_that_do_not_say_their_bands_are_told_by_the_model(
     assert "filled 2 dem in 2 of 5 rows" in capsys.readouterr().out
 
 
-def test_scans_are_written_on_the_grid_and_in_the_numbers_of_the_others(tmp_path: Path) -> None:
+def test_scans_are_written_on_the_grid_and_in_the_numbers_of_the_others(
+    tmp_path: Path, capsys: Any
+) -> None:
     draw = np.random.default_rng(0)
     affine = np.array([[0, -2.0, 0, 30], [1.5, 0, 0, -40], [0, 0, 3.0, 5], [0, 0, 0, 1]])
     lines = ["id,t1,flair"]
@@ -245,6 +267,7 @@ def test_scans_are_written_on_the_grid_and_in_the_numbers_of_the_others(tmp_path
         {name: VolumePatches(8, 4, partial="repeat") for name in ("t1", "flair")},
     )
     assert run_fill(tmp_path, "brains.csv") == 0
+    assert "answers cover 71% of their files on average" in capsys.readouterr().out
     report = json.loads((tmp_path / "filled" / "fill.json").read_text())
     assert report["files"][0]["covered"] == pytest.approx(8**3 / (8 * 9 * 10), abs=1e-4)
     for name, row, other in (("flair", 1, "t1"), ("t1", 2, "flair")):

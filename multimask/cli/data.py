@@ -12,11 +12,15 @@ from multimask import plugins
 from multimask.cli.flags import size
 from multimask.datasets.cells import csv_cells, parquet_cells, stored_arrays
 from multimask.datasets.columns import Column
+from multimask.datasets.formats.depth_maps import DepthMapReader
+from multimask.datasets.formats.images import ImageReader
+from multimask.datasets.formats.label_maps import LabelMapReader
 from multimask.datasets.formats.spectral import SpectralReader
 from multimask.datasets.listing import listed_columns
 from multimask.datasets.rows import with_cells
 from multimask.datasets.store import is_store, open_store, packings
 from multimask.datasets.table import Table
+from multimask.datasets.transforms import CentreCrop
 from multimask.masking import Masker, masker_for
 from multimask.masking.budgets import Counting
 from multimask.masking.rules import Rule
@@ -167,6 +171,8 @@ def many_table(path: Path, tokenizers: Mapping[str, Tokenizer]) -> Table:
     readers = {
         name: reader_of(kind_of(tokenizers[name]), tokenizers[name], False) for name in files
     }
+    if any(isinstance(reader, SpectralReader) for reader in readers.values()):
+        readers = {n: cut_not_resized(reader, tokenizers[n]) for n, reader in readers.items()}
     columns, names = dict[str, Any](), list[str]()
     other = Column.from_text if suffix == ".csv" else Column.of
     if files:
@@ -189,6 +195,13 @@ def many_table(path: Path, tokenizers: Mapping[str, Tokenizer]) -> Table:
         if there := [column for column in tokenizer.columns if column in cells]:
             table = with_cells(table, name, there)
     return table
+
+
+def cut_not_resized(reader: Any, tokenizer: Any) -> Any:
+    """Bands are cut out of the middle, never resized, and so must be what lies on them."""
+    if isinstance(reader, ImageReader | LabelMapReader | DepthMapReader):
+        return replace(reader, transform=CentreCrop(tokenizer.size))
+    return reader
 
 
 def told_bands(reader: Any, tokenizer: Tokenizer, sources: Iterable[Any]) -> Any:

@@ -77,6 +77,12 @@ def fill(flags: Fill) -> None:
     if nothing:
         print(f"{len(nothing)} rows have nothing to answer from: {', '.join(nothing[:20])}")
     tell_skipped([(name, why) for name, why in filled.skipped if why != NOTHING])
+    shares = [facts["covered"] for facts in filled.facts if "covered" in facts]
+    if shares and np.mean(shares) < 0.99:
+        print(
+            f"answers cover {np.mean(shares):.0%} of their files on average, what the model's size "
+            "shows of them; the rest is unknown"
+        )
     print(f"table {flags.out / LISTING}, report {flags.out / REPORT}")
 
 
