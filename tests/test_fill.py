@@ -15,6 +15,7 @@ from multimask.cli import main
 from multimask.cli.data import many_table
 from multimask.cli.fill import file_names
 from multimask.datasets.cells import csv_cells
+from multimask.datasets.formats.cubes import Box
 from multimask.datasets.formats.depth_maps import DepthMapReader
 from multimask.datasets.formats.geokeys import epsg_geo, write_geotiff
 from multimask.datasets.formats.geotiff import open_tiff_cube
@@ -224,14 +225,20 @@ def test_maps_beside_bands_are_cut_like_them_where_files_are_larger(tmp_path: Pa
     whole = DepthMapReader(hole=None).read(tmp_path / "dem.tif")
     assert torch.equal(middle["dem"], whole[4:12, 8:16])
     for name, row in (("dem", "a"), ("s2", "b")):
-        file = open_tiff_cube(tmp_path / "filled" / name / f"{row}.tif")
-        assert file.geo is not None
-        assert file.geo.transform == GEO.transform
-        assert file.shape[1:] == (16, 24)
-        spread = open_tiff_cube(tmp_path / "filled" / name / f"{row}.spread.tif")
-        known = ~np.isnan(spread.read(spread.whole, [0])[0])
-        assert known[4:12, 8:16].all()
-        assert known.sum() == 64  # what the model's size shows
+        for middle in ("", ".spread"):  # put together of six windows
+            file = open_tiff_cube(tmp_path / "filled" / name / f"{row}{middle}.tif")
+            assert file.geo is not None
+            assert file.geo.transform == GEO.transform
+            assert file.shape[1:] == (16, 24)
+            assert not np.isnan(file.read(file.whole, [0])).any()
+        assert len(list((tmp_path / "filled" / name).iterdir())) == 2
+    # the middle window alone is answered as it is as a part of the scene
+    (tmp_path / "one.csv").write_text('id,s2,dem\na,"s2.tif#window=8,8,8,8",\n')
+    assert run_fill(tmp_path, "one.csv", "one", "--only", "dem") == 0
+    whole, part = (tmp_path / f"{out}/dem/a.tif" for out in ("filled", "one"))
+    numbers = open_tiff_cube(whole).read(Box(8, 8, 8, 8), [0])
+    off = numbers - open_tiff_cube(part).read(Box(0, 0, 8, 8), [0]).astype(int)
+    assert abs(off).max() <= 1
 
 
 def test_files_that_do_not_say_their_bands_are_told_by_the_model(

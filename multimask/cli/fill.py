@@ -16,6 +16,7 @@ from multimask.checkpoints.folder import write_whole
 from multimask.cli.data import many_table, tell_skipped
 from multimask.cli.fill_cells import filled_cells
 from multimask.cli.fill_files import Row, Writer, writer_for
+from multimask.cli.fill_windows import Pieces, cut_up, put_together
 from multimask.datasets.cells import write_cells
 from multimask.datasets.table import Table
 from multimask.ensembles import Spread, spreads
@@ -95,14 +96,31 @@ def fill_table(model: MaskedModel, table: Table, flags: Fill) -> Filled:
     an answer that would take the place of a source.
     """
     names = answerable(model, flags.only)
-    lacking = {
-        name: table.missing().get(name, np.ones(len(table), bool)) for name in model.tokenizers
-    }
+    prepare(flags.out, table)
+    gaps = np.any([lacking_of(model, table)[name] for name in names], axis=0)
+    pieces = cut_up(table, np.flatnonzero(gaps).tolist())
+    if pieces is None:
+        filled = fill_rows(model, table, names, flags)
+    else:
+        filled = as_scenes(fill_rows(model, pieces.table, names, flags), pieces, table)
+    write_listing(flags.out, table, model, filled)
+    write_report(flags, model, table, filled)
+    return filled
+
+
+def lacking_of(model: MaskedModel, table: Table) -> dict[str, np.ndarray]:
+    """Of each of the model's modalities, which rows lack it."""
+    missing = table.missing()
+    return {name: missing.get(name, np.ones(len(table), bool)) for name in model.tokenizers}
+
+
+def fill_rows(model: MaskedModel, table: Table, names: Sequence[str], flags: Fill) -> Filled:
+    """Write the answers for these modalities of all rows that lack them."""
+    lacking = lacking_of(model, table)
     filled = Filled()
     nothing = np.all(list(lacking.values()), axis=0)
     ids = list(table.columns["id"])
     filled.skipped += [(ids[row], NOTHING) for row in np.flatnonzero(nothing)]
-    prepare(flags.out, table)
     writers: dict[str, Writer] = {
         name: writer_for(name, model.tokenizers[name], table)
         for name in names
@@ -115,9 +133,24 @@ def fill_table(model: MaskedModel, table: Table, flags: Fill) -> Filled:
             filled.skipped += list(batch.skipped)
             if batch.size:
                 answer(model, table, targets, batch, flags, writers, stems, filled)
-    write_listing(flags.out, table, model, filled)
-    write_report(flags, model, table, filled)
     return filled
+
+
+def as_scenes(filled: Filled, pieces: Pieces, table: Table) -> Filled:
+    """What became of windows, as what became of their scenes."""
+    ids = list(table.columns["id"])
+    owner = {
+        name: ids[piece.row]
+        for name, piece in zip(pieces.table.columns["id"], pieces.of, strict=True)
+    }
+    files = put_together(pieces, table, filled.files, file_names(ids))
+    cells = {(pieces.of[number].row, name): found for (number, name), found in filled.cells.items()}
+    facts: dict[tuple[str, str], dict[str, Any]] = {}
+    for fact in filled.facts:  # of a scene those of its first window, where it begins
+        key = owner[fact["id"]], fact["modality"]
+        facts.setdefault(key, fact | {"id": key[0]})
+    skipped = {owner[name]: why for name, why in reversed(filled.skipped)}
+    return Filled(files, cells, list(facts.values()), list(skipped.items()), filled.units)
 
 
 def answerable(model: MaskedModel, only: Sequence[str]) -> list[str]:
