@@ -17,7 +17,8 @@ from multimask import evaluation, fit, load, pictures, plugins
 from multimask.checkpoints.folder import write_whole
 from multimask.cli.data import parts_of, plain_reader, reader_of, tell_skipped, tokenizer_of
 from multimask.cli.experiment import build_recipe
-from multimask.cli.fill import Fill, Filled, fill_table
+from multimask.cli.fill import Fill, fill_table
+from multimask.cli.fill_report import Filled
 from multimask.cli.fill_scores import (
     Entry,
     Planes,

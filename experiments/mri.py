@@ -20,7 +20,8 @@ from multimask.checkpoints.folder import write_whole
 from multimask.cli.answers import write_answers
 from multimask.cli.data import parts_of, tell_skipped
 from multimask.cli.experiment import RunFlags, Study, build_recipe, carry_out
-from multimask.cli.fill import LISTING, Fill, fill_table
+from multimask.cli.fill import Fill, fill_table
+from multimask.cli.fill_report import LISTING
 from multimask.cli.flags import run
 from multimask.datasets.cells import csv_names
 from multimask.datasets.formats.volumes import VolumeReader

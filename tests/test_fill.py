@@ -13,7 +13,7 @@ from torch import nn
 
 from multimask.cli import main
 from multimask.cli.data import many_table
-from multimask.cli.fill import file_names
+from multimask.cli.fill_report import file_names
 from multimask.datasets.cells import csv_cells
 from multimask.datasets.formats.cubes import Box
 from multimask.datasets.formats.depth_maps import DepthMapReader
