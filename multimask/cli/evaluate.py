@@ -190,8 +190,12 @@ def drawn(
 ) -> np.ndarray:
     """Each subset's probes: of itself and the one of all, beside random weights."""
     classes = [str(value) for value in test.columns[label] if value is not None]
-    ways = {f"{measure} {each.name}": f"{MEASURES[measure]}, {each.name}"
-            for each in judged for measure in ("probe", "carried")}  # fmt: skip
+    short = ["model", "random weights", *(f"beside {n}" for n in range(1, len(judged) - 1))]
+    ways = {
+        f"{measure} {each.name}": f"{MEASURES[measure]}, {name}"
+        for each, name in zip(judged, short, strict=True)
+        for measure in ("probe", "carried")
+    }
     lines = {row["subset"]: [row[way] for way in ways] for row in rows}
     chance = float(np.unique(classes, return_counts=True)[1].max() / len(classes))
     return dots(lines, list(ways.values()), "accuracy by what is there", "accuracy", chance)
