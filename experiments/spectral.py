@@ -56,8 +56,8 @@ class Config(RunFlags):
     """Masked pre-training on spectral imagery and pictures of many channels."""
 
     out: Annotated[Path, "run folder"] = Path("runs/spectral")
-    epochs: Annotated[int, "passes over the training rows"] = 16
-    batch_size: Annotated[int, "samples an optimiser step"] = 32
+    epochs: Annotated[int, "passes over the training rows"] = 12
+    batch_size: Annotated[int, "samples an optimiser step"] = 16
     online_knn: Annotated[bool, "kNN accuracy after every epoch; reads all rows for it"] = False
     layout: Annotated[str | None, f"public set that --data holds: {', '.join(LAYOUTS)}"] = None
     bands: Annotated[
@@ -95,7 +95,7 @@ SMALL: dict[str, Any] = {
     "lr": 2e-3,
 }
 # of the made scenes, whose spectra stand in the patches' levels
-SCENES_WANT = {"normalise": False, "image_size": 24}
+SCENES_WANT = {"normalise": False, "image_size": 16}
 
 
 def main(config: Config) -> dict[str, Any]:
