@@ -182,7 +182,7 @@ def measured(
     linear = torch.einsum("mhw,mc->chw", shares, varied)
     cube = linear + uniform(0.0, 0.3) * linear * (1 - shares.square().sum(dim=0)) * linear
     field = smooth(torch.randn(1, *cube.shape[1:], generator=generator), 9)
-    light = uniform(-0.9, 0.5) + 0.3 * (field / field.std().clamp(min=1e-6)).clamp(-2.0, 2.0)
+    light = uniform(-0.6, 0.2) + 0.5 * (field / field.std().clamp(min=1e-6)).clamp(-2.0, 2.0)
     cube = cube * torch.exp(light)
     octave = torch.log2(nm / 900)
     slope, bend = uniform(-0.2, 0.2), uniform(-0.1, 0.1)
