@@ -1,24 +1,17 @@
 """SkeletonMAE: the graph layers and the re-weighted cosine loss, against closed forms."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from multimask import fit
-from multimask.datasets.formats.skeleton_facts import suggested
-from multimask.datasets.formats.skeletons import SkeletonReader
-from multimask.datasets.motion import Augment
-from multimask.datasets.table import Table
 from multimask.masking import Masker, Ratio
 from multimask.methods.skeletonmae import Collapse, ReweightedCosine, skeletonmae
 from multimask.modalities.prelu import PReLU
 from multimask.modalities.skeleton import SkeletonJoints
 from multimask.modalities.skeleton_adapter import CosineAdapter
-from multimask.modalities.skeleton_encodings import JointPlaces
 from multimask.modalities.skeleton_geometric import GeometricEncoder, graphs
 from multimask.modalities.skeleton_graph import GraphEncoder, GraphLayer
 from multimask.modalities.skeleton_masking import part_masker
@@ -299,67 +292,6 @@ def test_two_cameras_pretrain_together_and_one_may_be_missing() -> None:
     batch = collate(samples, recipe.model.tokenizers)
     terms = recipe.objective(recipe.model, batch, Step())
     assert {name: int(term.count) for name, term in terms.items()} == {"front": 6, "side": 3}
-
-
-# --- what is learned ------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_real_hidden_joints_are_told_better_than_by_the_mean_pose_or_the_parent_joint(
-    shared_data: Path,
-) -> None:
-    """By cosine error, on takes not trained on, right arm and leg hidden. A hidden joint's
-    parent is hidden too, so its place is taken by the nearest joint above that can be seen."""
-    folder = shared_data / "skeleton/bandai_namco_2"
-    told = SkeletonJoints.spelled(suggested(folder)) | {"unit": 200.0}
-    tokenizer = SkeletonJoints(frames=8, **told)
-    skeleton = tokenizer.topology
-    plain = SkeletonReader.fitted(tokenizer, augment=False)
-    table = Table.open(folder, modality="pose", reader=plain)
-    train, test = table.where(split="train"), table.where(split="test")
-    torch.manual_seed(0)
-    recipe = skeletonmae({"pose": tokenizer}, aim="values", position=JointPlaces)
-    moving = train.with_readers(pose=replace(plain, augment=Augment()))  # other crops each time
-    fit(
-        recipe.model, recipe.objective, moving, epochs=150, batch_size=32, lr=2e-3, lr_per=None,
-        progress=False,
-    )  # fmt: skip
-    batch = collate([test[row] for row in range(len(test))], {"pose": tokenizer})
-    answers, true, slots, rows = held_out(recipe, batch)
-    joints = slots % len(skeleton)
-    known = torch.stack([train[row]["pose"] for row in range(len(train))]) / tokenizer.unit
-    mean_pose = known.flatten(0, 2).mean(dim=0)[joints]
-    parent = {child: joint for joint, child in skeleton.bones}
-    hidden = {joint for part in skeleton.right_parts for joint in skeleton.parts[part]}
-
-    def seen_above(joint: int) -> int:
-        while joint in hidden:
-            joint = parent[joint]
-        return joint
-
-    above = torch.tensor([seen_above(joint) for joint in range(len(skeleton))])
-    values = tokenizer(batch.parts["pose"]).values
-    neighbour = values[rows, slots - joints + above[joints]]
-    fair = neighbour.norm(dim=-1) > 1e-6  # the root itself lies in no direction
-    error = {
-        name: float((1 - torch.cosine_similarity(guess, true, dim=-1))[fair].mean())
-        for name, guess in (("model", answers), ("mean", mean_pose), ("parent", neighbour))
-    }
-    assert error["model"] < 0.8 * error["mean"], error
-    assert error["model"] < 0.8 * error["parent"], error
-
-
-def held_out(recipe: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Answers for hidden joints, true values, their slots, and the rows they belong to."""
-    model = recipe.model.eval()
-    with torch.no_grad():
-        tokens = model.tokenize(batch)
-        masking = model.picked(tokens, recipe.objective.masking(model, tokens, batch, Step()))
-        latents = model.encode_visible(tokens, masking)
-        answers, true, at = model.predict(tokens, model.decode(tokens, latents, masking), masking)[
-            "pose"
-        ]
-    return answers, true, masking.decoded_ids.flatten()[at], at // masking.decoded_ids.shape[1]
 
 
 # --- torch_geometric ------------------------------------------------------------------------------
