@@ -257,7 +257,7 @@ def fitted(found: Found, config: Config, scale: float) -> SpectralPatches:
         size,
         patch,
         found.bands,
-        config.group,
+        min(config.group, found.bands),  # sensors of one model differ
         nm,
         names,
         mean=tuple(mean for mean, _ in statistics),

@@ -13,8 +13,9 @@ from torch import nn
 
 from multimask.cli import main
 from multimask.cli.data import many_table
-from multimask.cli.fill import file_names
+from multimask.cli.fill_report import file_names
 from multimask.datasets.cells import csv_cells
+from multimask.datasets.formats.cubes import Box
 from multimask.datasets.formats.depth_maps import DepthMapReader
 from multimask.datasets.formats.geokeys import epsg_geo, write_geotiff
 from multimask.datasets.formats.geotiff import open_tiff_cube
@@ -79,7 +80,7 @@ def rooms(tmp_path: Path) -> Path:
 
 
 def run_fill(folder: Path, table: str, out: str = "filled", *more: str) -> int:
-    words = ["fill", "--model", str(folder / "model"), "--data", str(folder / table)]
+    words = ["fill", str(folder / "model"), str(folder / table)]
     return main([*words, "--out", str(folder / out), "--draws", "3", "--device", "cpu", *more])
 
 
@@ -214,7 +215,47 @@ def test_maps_of_the_ground_lie_where_the_rows_other_maps_do(tmp_path: Path) -> 
     assert open_tiff_cube(tmp_path / "filled" / "s1" / "w1.tif").names == ("VV", "VH")
 
 
-def test_scans_are_written_on_the_grid_and_in_the_numbers_of_the_others(tmp_path: Path) -> None:
+def test_maps_beside_bands_are_cut_like_them_where_files_are_larger(tmp_path: Path) -> None:
+    (tiles(tmp_path) / "large.csv").write_text(
+        "id,s2,dem\na,s2.tif,\nb,,dem.tif\nc,s2.tif,dem.tif\n"
+    )
+    assert run_fill(tmp_path, "large.csv", "filled", "--only", "dem,s2") == 0
+    table = many_table(tmp_path / "large.csv", TILES)
+    middle: Any = table[2]
+    whole = DepthMapReader(hole=None).read(tmp_path / "dem.tif")
+    assert torch.equal(middle["dem"], whole[4:12, 8:16])
+    for name, row in (("dem", "a"), ("s2", "b")):
+        for middle in ("", ".spread"):  # put together of six windows
+            file = open_tiff_cube(tmp_path / "filled" / name / f"{row}{middle}.tif")
+            assert file.geo is not None
+            assert file.geo.transform == GEO.transform
+            assert file.shape[1:] == (16, 24)
+            assert not np.isnan(file.read(file.whole, [0])).any()
+        assert len(list((tmp_path / "filled" / name).iterdir())) == 2
+    # the middle window alone is answered as it is as a part of the scene
+    (tmp_path / "one.csv").write_text('id,s2,dem\na,"s2.tif#window=8,8,8,8",\n')
+    assert run_fill(tmp_path, "one.csv", "one", "--only", "dem") == 0
+    whole, part = (tmp_path / f"{out}/dem/a.tif" for out in ("filled", "one"))
+    numbers = open_tiff_cube(whole).read(Box(8, 8, 8, 8), [0])
+    off = numbers - open_tiff_cube(part).read(Box(0, 0, 8, 8), [0]).astype(int)
+    assert abs(off).max() <= 1
+
+
+def test_files_that_do_not_say_their_bands_are_told_by_the_model(
+    tmp_path: Path, capsys: Any
+) -> None:
+    folder = tiles(tmp_path)
+    for name in ("s1", "s2"):
+        file = open_tiff_cube(folder / f"{name}.tif")
+        pixels = file.read(file.whole, [0, 1])
+        write_geotiff(folder / f"{name}.tif", pixels, GEO, names=("bands", "bands"))
+    assert run_fill(folder, "tiles.csv", "filled", "--only", "dem") == 0
+    assert "filled 2 dem in 2 of 5 rows" in capsys.readouterr().out
+
+
+def test_scans_are_written_on_the_grid_and_in_the_numbers_of_the_others(
+    tmp_path: Path, capsys: Any
+) -> None:
     draw = np.random.default_rng(0)
     affine = np.array([[0, -2.0, 0, 30], [1.5, 0, 0, -40], [0, 0, 3.0, 5], [0, 0, 0, 1]])
     lines = ["id,t1,flair"]
@@ -233,6 +274,9 @@ def test_scans_are_written_on_the_grid_and_in_the_numbers_of_the_others(tmp_path
         {name: VolumePatches(8, 4, partial="repeat") for name in ("t1", "flair")},
     )
     assert run_fill(tmp_path, "brains.csv") == 0
+    assert "answers cover 71% of their files on average" in capsys.readouterr().out
+    report = json.loads((tmp_path / "filled" / "fill.json").read_text())
+    assert report["files"][0]["covered"] == pytest.approx(8**3 / (8 * 9 * 10), abs=1e-4)
     for name, row, other in (("flair", 1, "t1"), ("t1", 2, "flair")):
         source: Any = nibabel.load(tmp_path / f"{other}{row}.nii.gz")
         for middle in ("", ".spread"):

@@ -107,6 +107,7 @@ def write_raster(
             np.save(temporary, pixels[0] if len(pixels) == 1 else pixels)
         else:
             picture(pixels, like).save(temporary, quality=QUALITY)
+        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

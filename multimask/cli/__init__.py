@@ -10,6 +10,7 @@ COMMANDS = {
     "segment": "train a saved model and a dense head on label maps, beside random weights",
     "embed": "one vector a sample, from a saved model",
     "probe": "what a saved model's vectors are worth, beside random weights",
+    "evaluate": "the same for every set of a model's modalities",
     "reconstruct": "hide, answer, and draw or write what was answered",
     "fill": "complete the modalities that rows lack, as files, with how sure each token is",
     "masks": "draw any masker on files, with true counts",

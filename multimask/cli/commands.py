@@ -24,6 +24,7 @@ from multimask.cli.data import (
 )
 from multimask.cli.doctor import doctor
 from multimask.cli.embedding import Embed, embed
+from multimask.cli.evaluate import Evaluate, evaluate
 from multimask.cli.experiment import RunFlags, Study, build_recipe, carry_out
 from multimask.cli.fill import Fill, fill
 from multimask.cli.finetune import Finetune, finetune
@@ -206,6 +207,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "segment": (Segment, segment),
     "embed": (Embed, embed),
     "probe": (Probe, probe),
+    "evaluate": (Evaluate, evaluate),
     "reconstruct": (Reconstruct, reconstruct),
     "fill": (Fill, fill),
     "masks": (Masks, masks),
@@ -213,11 +215,19 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
 }
 
 
+LEADING = {"fill": ("--model", "--data")}
+"""Flags that may be left out in front: `multimask fill MODEL TABLE --out DIR`."""
+
+
 def run(name: str, argv: Sequence[str]) -> int:
     if name == "doctor":
         return doctor()
     flags, command = COMMANDS[name]
-    given = from_command_line(flags, argv, prog=f"multimask {name}")
+    words = list(argv)
+    for place, flag in enumerate(LEADING.get(name, ())):
+        if len(words) > 2 * place and not words[2 * place].startswith("-"):
+            words.insert(2 * place, flag)
+    given = from_command_line(flags, words, prog=f"multimask {name}")
     return guarded(lambda: command(given), name=f"multimask {name}")
 
 

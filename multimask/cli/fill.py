@@ -1,10 +1,7 @@
 """`multimask fill`: complete what rows lack, as files beside a table that lists every row."""
 
-import json
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,11 +9,18 @@ import numpy as np
 import torch
 
 from multimask.checkpoints import load
-from multimask.checkpoints.folder import write_whole
 from multimask.cli.data import many_table, tell_skipped
 from multimask.cli.fill_cells import filled_cells
 from multimask.cli.fill_files import Row, Writer, writer_for
-from multimask.datasets.cells import write_cells
+from multimask.cli.fill_report import (
+    LISTING,
+    REPORT,
+    Filled,
+    file_names,
+    write_listing,
+    write_report,
+)
+from multimask.cli.fill_windows import Pieces, cut_up, put_together
 from multimask.datasets.table import Table
 from multimask.ensembles import Spread, spreads
 from multimask.evaluation.embeddings import evaluating
@@ -26,7 +30,6 @@ from multimask.modalities.tabular import Tabular
 from multimask.model import MaskedModel
 from multimask.tokens import Batch, Step, Tokens
 
-LISTING, REPORT = "table.csv", "fill.json"
 NOTHING = "nothing present"
 
 
@@ -47,23 +50,6 @@ class Fill:
     device: Annotated[str, "auto, cpu, cuda"] = "auto"
 
 
-@dataclass
-class Filled:
-    """What became of every row. files: by (row, modality) the file, its spread's and facts of it.
-    cells: by (row, modality) a row's cells and their spreads. skipped: (id, reason)."""
-
-    files: dict[tuple[int, str], tuple[Path, Path]] = field(default_factory=dict)
-    cells: dict[tuple[int, str], tuple[dict[str, Any], dict[str, float]]] = field(
-        default_factory=dict
-    )
-    facts: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    units: dict[str, str] = field(default_factory=dict)
-
-    def count(self, name: str) -> int:
-        return sum(modality == name for _, modality in (*self.files, *self.cells))
-
-
 def fill(flags: Fill) -> None:
     model = load(flags.model)
     table = many_table(flags.data, model.tokenizers)
@@ -77,6 +63,12 @@ def fill(flags: Fill) -> None:
     if nothing:
         print(f"{len(nothing)} rows have nothing to answer from: {', '.join(nothing[:20])}")
     tell_skipped([(name, why) for name, why in filled.skipped if why != NOTHING])
+    shares = [facts["covered"] for facts in filled.facts if "covered" in facts]
+    if shares and np.mean(shares) < 0.99:
+        print(
+            f"answers cover {np.mean(shares):.0%} of their files on average, what the model's size "
+            "shows of them; the rest is unknown"
+        )
     print(f"table {flags.out / LISTING}, report {flags.out / REPORT}")
 
 
@@ -89,14 +81,31 @@ def fill_table(model: MaskedModel, table: Table, flags: Fill) -> Filled:
     an answer that would take the place of a source.
     """
     names = answerable(model, flags.only)
-    lacking = {
-        name: table.missing().get(name, np.ones(len(table), bool)) for name in model.tokenizers
-    }
+    prepare(flags.out, table)
+    gaps = np.any([lacking_of(model, table)[name] for name in names], axis=0)
+    pieces = cut_up(table, np.flatnonzero(gaps).tolist())
+    if pieces is None:
+        filled = fill_rows(model, table, names, flags)
+    else:
+        filled = as_scenes(fill_rows(model, pieces.table, names, flags), pieces, table)
+    write_listing(flags.out, table, model, filled)
+    write_report(flags.out, asdict(flags), model, table, filled)
+    return filled
+
+
+def lacking_of(model: MaskedModel, table: Table) -> dict[str, np.ndarray]:
+    """Of each of the model's modalities, which rows lack it."""
+    missing = table.missing()
+    return {name: missing.get(name, np.ones(len(table), bool)) for name in model.tokenizers}
+
+
+def fill_rows(model: MaskedModel, table: Table, names: Sequence[str], flags: Fill) -> Filled:
+    """Write the answers for these modalities of all rows that lack them."""
+    lacking = lacking_of(model, table)
     filled = Filled()
     nothing = np.all(list(lacking.values()), axis=0)
     ids = list(table.columns["id"])
     filled.skipped += [(ids[row], NOTHING) for row in np.flatnonzero(nothing)]
-    prepare(flags.out, table)
     writers: dict[str, Writer] = {
         name: writer_for(name, model.tokenizers[name], table)
         for name in names
@@ -109,9 +118,24 @@ def fill_table(model: MaskedModel, table: Table, flags: Fill) -> Filled:
             filled.skipped += list(batch.skipped)
             if batch.size:
                 answer(model, table, targets, batch, flags, writers, stems, filled)
-    write_listing(flags.out, table, model, filled)
-    write_report(flags, model, table, filled)
     return filled
+
+
+def as_scenes(filled: Filled, pieces: Pieces, table: Table) -> Filled:
+    """What became of windows, as what became of their scenes."""
+    ids = list(table.columns["id"])
+    owner = {
+        name: ids[piece.row]
+        for name, piece in zip(pieces.table.columns["id"], pieces.of, strict=True)
+    }
+    files = put_together(pieces, table, filled.files, file_names(ids))
+    cells = {(pieces.of[number].row, name): found for (number, name), found in filled.cells.items()}
+    facts: dict[tuple[str, str], dict[str, Any]] = {}
+    for fact in filled.facts:  # of a scene those of its first window, where it begins
+        key = owner[fact["id"]], fact["modality"]
+        facts.setdefault(key, fact | {"id": key[0]})
+    skipped = {owner[name]: why for name, why in reversed(filled.skipped)}
+    return Filled(files, cells, list(facts.values()), list(skipped.items()), filled.units)
 
 
 def answerable(model: MaskedModel, only: Sequence[str]) -> list[str]:
@@ -228,80 +252,3 @@ def one_row(tokens: Tokens, at: int) -> Tokens:
 
 def of_row(spread: Spread, at: int) -> Spread:
     return Spread(spread.std[at : at + 1].cpu(), spread.agreeing[at : at + 1].cpu())
-
-
-def file_names(ids: Sequence[str]) -> dict[str, str]:
-    """A file name for every id, no two alike, not even where case does not count.
-
-    >>> file_names(["a/1.png", "a_1", "A_1"])
-    {'a/1.png': 'a_1', 'a_1': 'a_1-2', 'A_1': 'A_1-3'}
-    """
-    made, taken = {}, set[str]()
-    for name in ids:
-        plain = re.sub(r"[^\w.=,-]+", "_", re.sub(r"\.\w{1,5}(\.gz)?$", "", name)).strip("._")
-        stem, count = plain[:150] or "row", 1
-        unique = stem
-        while unique.lower() in taken:
-            count += 1
-            unique = f"{stem}-{count}"
-        taken.add(unique.lower())
-        made[name] = unique
-    return made
-
-
-# --- what is left ---------------------------------------------------------------------------------
-
-
-def write_listing(out: Path, table: Table, model: MaskedModel, filled: Filled) -> None:
-    """Every row: its files (sources by absolute path), which of them were filled, spreads, and why
-    a row was left out. Opens as a table again; paths are relative to it."""
-    columns: dict[str, list[Any]] = {"id": list(table.columns["id"])}
-    extra: dict[str, list[Any]] = {}
-    count = len(table)
-    for name, tokenizer in model.tokenizers.items():
-        if isinstance(tokenizer, Tabular):
-            rows = list(table.columns[name]) if name in table.readers else [None] * count
-            done = [filled.cells.get((row, name), ({}, {})) for row in range(count)]
-            for column in tokenizer.columns:
-                columns[column] = [
-                    (rows[row] or {}).get(column, done[row][0].get(column)) for row in range(count)
-                ]
-                extra[f"spread.{column}"] = [spread.get(column) for _, spread in done]
-            continue
-        sources = [table.source(name, r) if name in table.readers else None for r in range(count)]
-        files = [filled.files.get((row, name)) for row in range(count)]
-        columns[name] = [
-            relative(file[0], out) if file else source and os.path.abspath(str(source))
-            for file, source in zip(files, sources, strict=True)
-        ]
-        extra[f"spread.{name}"] = [file and relative(file[1], out) for file in files]
-    used = {*columns, *table.readers}
-    others = {n: list(c) for n, c in table.columns.items() if n not in used and "." not in n}
-    done = [[n for n in model.tokenizers if (row, n) in filled.files or (row, n) in filled.cells]
-            for row in range(count)]  # fmt: skip
-    why = dict(filled.skipped)
-    extra["fill.modalities"] = [" ".join(names) or None for names in done]
-    extra["fill.problem"] = [why.get(name) for name in columns["id"]]
-    write_cells(out / LISTING, columns | others | extra)
-
-
-def relative(path: Path, out: Path) -> str:
-    return path.relative_to(out).as_posix()
-
-
-def write_report(flags: Fill, model: MaskedModel, table: Table, filled: Filled) -> None:
-    """What was done, in numbers: enough to do it again."""
-    report = {
-        "flags": {n: str(v) if isinstance(v, Path) else v for n, v in asdict(flags).items()},
-        "rows": len(table),
-        "filled": {name: filled.count(name) for name in model.tokenizers},
-        "spread": {
-            "what": "standard deviation of a token's answer over random parts of what is there",
-            "draws": flags.draws,
-            "share": flags.share,
-            "unit": filled.units,
-        },
-        "skipped": [list(item) for item in filled.skipped],
-        "files": filled.facts,
-    }
-    write_whole(flags.out / REPORT, (json.dumps(report, indent=1) + "\n").encode())

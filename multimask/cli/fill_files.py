@@ -191,7 +191,19 @@ class VolumeWriter:
             value = replace(grid, data=inside, scale=scales, shift=shifts, discrete=False)
             write_nifti(path, value, on_source=found is not None)
         facts = {"grid_of": None if found is None else found[1], "level_of_files": level.files}
+        if found is not None:
+            facts["covered"] = round(covered(found[0]), 4)
         return Written(file, spread_file, facts)
+
+
+def covered(box: Volume) -> float:
+    """The share of a scan that its box shows."""
+    grids = (box.size, box.affine), (box.source_shape, box.source_affine)
+    shown, whole = (
+        float(np.prod(size)) * abs(float(np.linalg.det(np.asarray(affine)[:3, :3])))
+        for size, affine in grids
+    )
+    return min(1.0, shown / whole)
 
 
 @dataclass(frozen=True)
