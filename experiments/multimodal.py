@@ -8,16 +8,17 @@ python experiments/multimodal.py --data TABLE.csv --modalities rgb=image,depth=d
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 
-from multimask import evaluation, load, pictures, plugins
+from multimask import plugins
 from multimask.checkpoints.folder import write_whole
+from multimask.cli.crossmodal import crossed
 from multimask.cli.data import (
-    as_batch,
+    kind_of,
     parts_of,
     plain_reader,
     reader_of,
@@ -29,14 +30,14 @@ from multimask.cli.flags import run
 from multimask.datasets.photograph_layers import MATERIALS, photograph_layers
 from multimask.datasets.table import Table
 from multimask.datasets.transforms import RandomResizedCrop
-from multimask.evaluation.crossmodal import scorable
 from multimask.masking import Dirichlet, Dropped, Masker, Ratio, Uniform
 from multimask.masking.budgets import Budget
+from multimask.modalities.depth_maps import DepthMaps
+from multimask.modalities.image import ImagePatches
 from multimask.modality import Tokenizer
 from multimask.tokens import BadSample, Part
 
 STATISTICS_FROM = 256  # rows that means, spreads and classes are measured on
-DRAWN = 2  # test samples in crossmodal.png
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class Config(RunFlags):
 
     out: Annotated[Path, "run folder"] = Path("runs/multimodal")
     method: Annotated[str, "multimae, phg-mae, mae, ..., by plug-in name"] = "multimae"
-    epochs: Annotated[int, "passes over the training rows"] = 36
+    epochs: Annotated[int, "passes over the training rows"] = 24
     batch_size: Annotated[int, "samples an optimiser step"] = 16
     online_knn: Annotated[bool, "kNN accuracy after every epoch; reads all rows for it"] = False
     modalities: Annotated[
@@ -63,8 +64,9 @@ class Config(RunFlags):
         float | None, "share out what is visible by Dirichlet draws instead, such as MultiMAE's 1"
     ] = None
     aligned: Annotated[
-        tuple[str, ...], "columns on one grid, cropped and mirrored alike; all maps, or none"
-    ] = ("all",)
+        tuple[str, ...],
+        "columns on one grid, which is checked; others are cropped for themselves. Else all alike",
+    ] = ()
     crop: Annotated[
         float | None, "smallest share of a map that a crop shows; default 0.4, embedded all"
     ] = None
@@ -92,10 +94,12 @@ def main(config: Config) -> dict[str, Any]:
     config = with_defaults(config)
     kinds = dict(named_kind(text) for text in config.modalities)
     table = opened(config, kinds)
+    if config.aligned:
+        table = table.with_aligned(config.aligned)
     train, test = parts_of(table, config.held_out, config.limit)
     tokenizers = {name: tokenizer(config, name, kind, train) for name, kind in kinds.items()}
     train = augmented(train, kinds, tokenizers, config)
-    test = read(test, kinds, tokenizers).with_aligned(*on_one_grid(tokenizers, config))
+    test = as_wanted(test, kinds, tokenizers)
     label = config.label if config.label in table.columns else None
     study = Study(tokenizers, train, test, label, method_arguments(config, tokenizers))
     metrics = carry_out(without_masker_flags(config), study)
@@ -175,12 +179,13 @@ def opened(config: Config, kinds: Mapping[str, str]) -> Table:
     return Table.of(columns, {name: plain_reader(kind) for name, kind in kinds.items()}, table.root)
 
 
-def read(
+def as_wanted(
     table: Table,
     kinds: Mapping[str, str],
     tokenizers: Mapping[str, Tokenizer],
     augment: bool = False,
 ) -> Table:
+    """Read the way that the tokenizers want."""
     return table.with_readers(
         **{name: reader_of(kind, tokenizers[name], augment) for name, kind in kinds.items()}
     )
@@ -189,8 +194,8 @@ def read(
 def augmented(
     table: Table, kinds: Mapping[str, str], tokenizers: Mapping[str, Tokenizer], config: Config
 ) -> Table:
-    """Random crops and flips, the same for all that is aligned."""
-    made, readers = read(table, kinds, tokenizers, augment=True), {}
+    """Random crops and flips, the same for all maps, or for those that are declared aligned."""
+    made, readers = as_wanted(table, kinds, tokenizers, augment=True), {}
     share = config.crop or (1.0 if config.data is None else 0.4)
     ratio = (1.0, 1.0) if share == 1 else (3 / 4, 4 / 3)
     for name, reader in made.readers.items():
@@ -200,15 +205,7 @@ def augmented(
             )
             reader = replace(reader, transform=crop)  # pyright: ignore[reportArgumentType]
         readers[name] = reader
-    return made.with_readers(**readers).with_aligned(*on_one_grid(tokenizers, config))
-
-
-def on_one_grid(tokenizers: Mapping[str, Tokenizer], config: Config) -> tuple[tuple[str, ...], ...]:
-    """Groups of columns that lie on each other."""
-    if config.aligned == ("all",):
-        maps = [n for n, t in tokenizers.items() if len(getattr(t, "grid", ())) == 2]
-        return (tuple(maps),) if len(maps) > 1 else ()
-    return () if config.aligned == ("none",) else (config.aligned,)
+    return made.with_readers(**readers)
 
 
 def sides(size: int | tuple[int, ...]) -> tuple[int, int]:
@@ -231,10 +228,14 @@ def tokenizer(config: Config, name: str, kind: str, train: Table) -> Tokenizer:
     if "classes" in takes and "classes" not in said:
         given.append(f"classes={num_classes(train, name)}")
     made = tokenizer_of(kind, given)
-    fixed = getattr(made, "scale", "fixed") == "fixed"
-    if {"mean", "std"} <= takes and not {"mean", "std"} & said and fixed and is_dataclass(made):
-        mean, std = statistics(replace(made, mean=0.0, std=1.0), kind, name, train)  # pyright: ignore
-        made = replace(made, mean=mean, std=std)  # pyright: ignore[reportCallIssue]
+    if {"mean", "std"} & said:
+        return made
+    if isinstance(made, ImagePatches):
+        mean, std = statistics(replace(made, mean=0.0, std=1.0), name, train)
+        return replace(made, mean=tuple(mean), std=tuple(std))
+    if isinstance(made, DepthMaps) and made.scale == "fixed":
+        (mean,), (std,) = statistics(replace(made, mean=0.0, std=1.0), name, train)
+        return replace(made, mean=mean, std=std)
     return made
 
 
@@ -257,33 +258,27 @@ def num_classes(train: Table, name: str) -> int:
     return largest + 1
 
 
-def statistics(made: Tokenizer, kind: str, name: str, train: Table) -> tuple[Any, Any]:
-    """Mean and spread of token values, a number or one a channel, over some training rows."""
-    channels = getattr(made, "channels", 1)
-    read = train.with_readers(**{name: reader_of(kind, made, augment=False)})
+def statistics(
+    made: ImagePatches | DepthMaps, name: str, train: Table
+) -> tuple[list[float], list[float]]:
+    """Mean and spread of every channel's token values, over some training rows."""
+    channels = made.channels if isinstance(made, ImagePatches) else 1
+    rows = train.with_readers(**{name: reader_of(kind_of(made), made, augment=False)})
     sums, squares, count = torch.zeros(3, channels, dtype=torch.float64)
-    for index in some_rows(read):
+    for index in some_rows(rows):
         try:
-            data = collated(made, read[index][name])
+            data = made.collate([rows[index][name]])
         except (BadSample, OSError, KeyError):
             continue  # training meets it again, and counts and lists it; or the row lacks it
         values = made(Part(data, torch.arange(1))).values.double().view(-1, channels)
-        known = ~values.isnan()
         sums = sums + values.nan_to_num().sum(dim=0)
         squares = squares + values.nan_to_num().square().sum(dim=0)
-        count = count + known.sum(dim=0)
+        count = count + (~values.isnan()).sum(dim=0)
     if not bool(count.all()):
         raise ValueError(f"column {name!r}: none of {len(train)} rows could be read.")
     mean = sums / count
     std = (squares / count - mean.square()).clamp(min=1e-6).sqrt()
-    if not hasattr(made, "channels"):
-        return mean.item(), std.item()
-    return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def collated(made: Tokenizer, item: Any) -> Any:
-    together = getattr(made, "collate", None)
-    return torch.as_tensor(item)[None] if together is None else together([item])
+    return mean.tolist(), std.tolist()
 
 
 def method_arguments(config: Config, tokenizers: Mapping[str, Tokenizer]) -> dict[str, Any]:
@@ -309,71 +304,6 @@ def without_masker_flags(config: Config) -> Config:
     """Where the method was handed its masker, ratio and rule are said."""
     takes = inspect.signature(plugins.load("methods", config.method)).parameters
     return replace(config, ratio=None, masker=None) if "masker" in takes else config
-
-
-# --- whole maps from the others -------------------------------------------------------------------
-
-
-def crossed(config: Config, study: Study) -> dict[str, Any]:
-    """Every map hidden whole and answered from the others, by every seed's model."""
-    found: dict[str, list[evaluation.Crossed]] = {}
-    model = load(config.out / "model")
-    if not any(scorable(model, name) for name in model.slots) or len(model.slots) < 2:
-        print(f"no map is answered from the others: {config.method} has no answers in their scale.")
-        return {}
-    for seed in range(config.seed, config.seed + config.seeds):
-        folder = config.out if seed == config.seed else config.out / f"seed-{seed}"
-        model = load(folder / "model")
-        errors = evaluation.crossmodal_errors(
-            model, study.test, study.train, workers=config.workers, device=config.device
-        )
-        for name, made in errors.items():
-            found.setdefault(name, []).append(made)
-    batch, _ = as_batch(study.test, study.modalities, most=DRAWN)
-    drawn = pictures.answered_rows(model, batch, list(found))
-    if drawn is not None:
-        pictures.save(drawn, config.out / "crossmodal.png")
-    numbers = {name: compared(made) for name, made in found.items()}
-    print(told(numbers, config))
-    return numbers
-
-
-def compared(made: list[evaluation.Crossed]) -> dict[str, Any]:
-    """Mean errors of a map, by seed, and how much worse the controls are."""
-    answered = [each.answered for each in made]
-    numbers: dict[str, Any] = {"measure": made[0].measure, "items": len(made[0].ids)}
-    numbers["error"] = sum(float(errors.mean()) for errors in answered) / len(made)
-    numbers["error_by_seed"] = [float(errors.mean()) for errors in answered]
-    for control in ("of_mean", "shuffled"):
-        others = [getattr(each, control) for each in made]
-        between = evaluation.paired_bootstrap(others, answered)
-        numbers[control] = sum(float(errors.mean()) for errors in others) / len(made)
-        numbers[f"{control}_worse_by"] = between.mean
-        numbers[f"{control}_interval"] = [between.low, between.high]
-    return numbers
-
-
-def told(numbers: Mapping[str, Mapping[str, Any]], config: Config) -> str:
-    lines = [
-        "",
-        "each map hidden whole and answered from the others, error beside two controls",
-        f"  {'':<12}{'error':<9}{'training means, worse by':<34}{'other pairs, worse by':<34}seeds",
-    ]
-    for name, found in numbers.items():
-        cells = []
-        for control in ("of_mean", "shuffled"):
-            low, high = found[f"{control}_interval"]
-            worse = f"{found[f'{control}_worse_by']:+.3f} [{low:+.3f}, {high:+.3f}]"
-            cells.append(f"{found[control]:.3f}  {worse}")
-        by_seed = ", ".join(f"{error:.3f}" for error in found["error_by_seed"])
-        lines.append(f"  {name:<12}{found['error']:<9.3f}{cells[0]:<34}{cells[1]:<34}{by_seed}")
-    items = sorted({found["items"] for found in numbers.values()})
-    kinds = sorted({found["measure"] for found in numbers.values()})
-    lines += [
-        f"  {' and '.join(kinds)}; 95 % intervals over {', '.join(map(str, items))} test items",
-        f"look at           {config.out / 'crossmodal.png'}",
-    ]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,7 @@ def test_columns_of_files_become_modalities_of_their_kinds(rooms: Path, tmp_path
     metrics = carried_out(
         data=rooms, modalities=("rgb=image", "depth=depth-map", "labels=label-map"),
         set=("depth.unit=0.001",), out=tmp_path, drop=0.5,
+        aligned=("rgb", "depth", "labels"),
     )  # fmt: skip
     assert metrics["samples"] + metrics["test_samples"] == 24
     assert set(metrics["crossmodal"]) == {"rgb", "depth", "labels"}
