@@ -51,8 +51,8 @@ class Person:
 
 
 def walkers(
-    train: int = 800,
-    test: int = 240,
+    train: int = 2000,
+    test: int = 800,
     frames: int = 64,
     seed: int = 0,
     label: str = "action",

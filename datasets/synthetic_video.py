@@ -5,11 +5,13 @@ frame tells the label; half of the clips have a second layer that moves its own 
 noise. Train and test parts have different pictures.
 """
 
+import functools
 import hashlib
 import math
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,27 +56,46 @@ def moving_cameras(
     The files are made once, about ten clips a second on one core, and kept below the user's cache
     folder (`XDG_CACHE_HOME`) or in `folder`. The reader takes every frame.
     """
-    told = (VERSION, seed, train, test, frames, size)
-    digest = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
-    root = Path(folder) if folder else cache_folder() / f"moving-cameras-{digest}"
     rows = [("train", number) for number in range(train)]
     rows += [("test", number) for number in range(test)]
-    names = [f"{split}/{number:05d}.mp4" for split, number in rows]
     plans = [clip_plan(seed, split, number) for split, number in rows]
-    if not all((root / name).is_file() for name in names):
-        textures = {split: textures_of(split, seed) for split in dict(rows)}
-        for (split, number), name, (motion, texture) in zip(rows, names, plans, strict=True):
-            generator = sample_generator(seed, 0, f"{split}/{number}", "moving camera")
-            layers = textures[split]
-            clip = filmed(layers, texture, motion, frames, size, generator)
-            write_whole(root / name, clip)
+    textures = functools.cache(lambda split: textures_of(split, seed))
+
+    def film(row: int) -> UInt8[np.ndarray, "t h w 3"]:
+        (split, number), (motion, texture) = rows[row], plans[row]
+        generator = sample_generator(seed, 0, f"{split}/{number}", "moving camera")
+        return filmed(textures(split), texture, motion, frames, size, generator)
+
+    told = (VERSION, seed, train, test, frames, size)
     columns = {
-        "id": [name.removesuffix(".mp4") for name in names],
-        "video": names,
         "label": [motion for motion, _ in plans],
         "texture": [
             f"{split}/{texture}" for (split, _), (_, texture) in zip(rows, plans, strict=True)
         ],
+    }
+    return clip_table(folder or cached("moving-cameras", told), rows, columns, film, frames, size)
+
+
+def clip_table(
+    root: str | Path,
+    rows: Sequence[tuple[str, int]],
+    columns: Mapping[str, Sequence[str]],
+    film: Callable[[int], UInt8[np.ndarray, "t h w 3"]],
+    frames: int,
+    size: int,
+) -> Table:
+    """A table of clips as files below `root`, made by `film(row)` unless all are there already.
+
+    rows: split and number of each clip, after which its file is named. columns: what else is known.
+    """
+    names = [f"{split}/{number:05d}.mp4" for split, number in rows]
+    if not all((Path(root) / name).is_file() for name in names):
+        for row, name in enumerate(names):
+            write_whole(Path(root) / name, film(row))
+    told = {
+        "id": [name.removesuffix(".mp4") for name in names],
+        "video": names,
+        **columns,
         "split": [split for split, _ in rows],
     }
     known = {  # what a probe would say: all are written alike, and it need not be asked
@@ -89,8 +110,13 @@ def moving_cameras(
         "access": "seek",
         "damage": None,
     }
-    columns |= {f"video.{name}": [value] * len(rows) for name, value in known.items()}
-    return Table.of(columns, {"video": VideoReader(Strided(frames, 1))}, root)
+    told |= {f"video.{name}": [value] * len(rows) for name, value in known.items()}
+    return Table.of(told, {"video": VideoReader(Strided(frames, 1))}, Path(root))
+
+
+def cached(name: str, told: tuple[object, ...]) -> Path:
+    """The folder below the user's cache folder that stands for what was asked for."""
+    return cache_folder() / f"{name}-{hashlib.sha256(repr(told).encode()).hexdigest()[:16]}"
 
 
 def clip_plan(seed: int, split: str, number: int) -> tuple[str, int]:

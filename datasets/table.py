@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool
 from torch import Generator, Tensor
 
+from multimask.datasets.alignment import AXES, check_groups, check_one_grid, own_seed
 from multimask.datasets.cells import (
     csv_cells,
     csv_names,
@@ -42,11 +43,13 @@ class Table:
     columns: by name, one entry a sample, None where missing; "id" holds unique strings.
     readers: one a modality; None where the column holds arrays that are used as they are.
     root: the folder that file columns are relative to.
+    aligned: see `with_aligned`; None where nothing was said.
     """
 
     columns: Mapping[str, Column]
     readers: Mapping[str, Reader | None]
     root: str = ""
+    aligned: tuple[tuple[str, ...], ...] | None = None
 
     @classmethod
     def open(
@@ -198,8 +201,8 @@ class Table:
     def draw(self, index: int, generator: Generator) -> Sample:
         """One sample, its readers' random augmentation drawn from the generator.
 
-        All modalities draw the same numbers, so registered ones are cropped alike, and a missing
-        modality changes nothing for the others.
+        All modalities draw the same numbers, so registered ones are cropped alike (unless
+        `with_aligned` says which), and a missing modality changes nothing for the others.
         """
         return self._sample(index, int(torch.randint(2**62, (1,), generator=generator)))
 
@@ -214,6 +217,19 @@ class Table:
         """The table with other readers: `table.with_readers(image=ImageReader(channels=1))`."""
         changed = one_each(list(self.readers), readers, None)
         return replace(self, readers={**self.readers, **{name: changed[name] for name in readers}})
+
+    def with_aligned(self, *groups: Sequence[str]) -> "Table":
+        """The table with groups of modalities that lie on each other pixel by pixel.
+
+        Within a group random crops and flips are the same, every other modality draws its own. A
+        row whose group has grids of different sizes raises BadSample when it is read: declare only
+        what is on one grid. Without any group all modalities draw their own.
+
+        Raises: ValueError for unknown modalities and one that is in two groups.
+        """
+        made = tuple(tuple(group) for group in groups)
+        check_groups(made, list(self.readers))
+        return replace(self, aligned=made)
 
     def where(self, **wanted: Any) -> "Table":
         """Rows whose columns equal these: `where(split="train", label=("cat", "dog"))`.
@@ -325,13 +341,16 @@ class Table:
 
     def _sample(self, index: int, seed: int | None) -> Sample:
         sample = {"id": self.columns["id"][index]}
+        for group in self.aligned or ():
+            check_one_grid(sample["id"], {name: self._sizes(name, index) for name in group})
         for modality, reader in self.readers.items():
             source = self.source(modality, index)
             if source is not None and reader is None:
                 packed = isinstance(source, Packed)
                 sample[modality] = source.value() if packed else torch.as_tensor(source)
             elif source is not None and reader is not None:
-                generator = None if seed is None else Generator().manual_seed(seed)
+                own = None if seed is None else own_seed(seed, modality, self.aligned)
+                generator = None if own is None else Generator().manual_seed(own)
                 facts = self._reported(modality, index) if isinstance(reader, Informed) else {}
                 with usable(source, reader) as given:
                     if facts and isinstance(reader, Informed):
@@ -342,6 +361,20 @@ class Table:
             if name not in self.readers and "." not in name and column[index] is not None:
                 sample[name] = column[index]
         return sample
+
+    def _sizes(self, modality: str, index: int) -> dict[str, int]:
+        """Of the grid of a row's file or array, by axis; nothing where there is none."""
+        source, reader = self.source(modality, index), self.readers[modality]
+        if source is None:
+            return {}
+        facts = self._reported(modality, index)
+        if not facts and reader is None:
+            shape = np.shape(source.value() if isinstance(source, Packed) else source)
+            return dict(zip(("height", "width"), shape[-2:], strict=True)) if shape[1:] else {}
+        if not facts and reader is not None:
+            with usable(source, reader) as given:
+                facts = reader.probe(given)
+        return {axis: facts[axis] for axis in AXES if facts.get(axis) is not None}
 
     def _reported(self, modality: str, index: int) -> dict[str, Any]:
         """What `check` kept of a file; nothing where it was not asked or found the file bad."""

@@ -14,6 +14,8 @@ from jaxtyping import Num
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from multimask.tokens import BadSample
+
 Interpolation = Literal["bicubic", "bilinear"]
 Size = int | tuple[int, int]
 
@@ -96,6 +98,26 @@ class ResizeCrop:
         scale = min(height / tall, width / wide) * self.share
         box = _centred(height, width, round(scale * tall), round(scale * wide))
         return Crop(*box, pair(self.size), False, self.interpolation)
+
+
+@dataclass(frozen=True)
+class CentreCrop:
+    """The middle at the file's own resolution, as `SpectralReader(size=...)` cuts bands: for maps
+    that lie beside these.
+
+    Raises: BadSample for a picture that is smaller.
+
+    >>> CentreCrop(4)(height=9, width=12)
+    Crop(top=2, left=4, height=4, width=4, size=(4, 4), flip=False, interpolation='bicubic')
+    """
+
+    size: Size
+
+    def __call__(self, height: int, width: int, generator: Generator | None = None) -> Crop:
+        tall, wide = pair(self.size)
+        if height < tall or width < wide:
+            raise BadSample(f"expected at least {tall} x {wide} pixels, found {height} x {width}.")
+        return Crop((height - tall) // 2, (width - wide) // 2, tall, wide, (tall, wide))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 python experiments/mri.py --data SCANS --out runs/scans
 python experiments/mri.py --data BRATS --layout brats --modalities t1,t1ce,t2,flair --segment seg
+python experiments/mri.py --data brains.csv --modalities t1,t1ce,t2,flair   # blank cells are filled
 """
 
 import inspect
@@ -17,8 +18,10 @@ import torch
 from multimask import evaluation, load, plugins
 from multimask.checkpoints.folder import write_whole
 from multimask.cli.answers import write_answers
-from multimask.cli.data import parts_of
+from multimask.cli.data import parts_of, tell_skipped
 from multimask.cli.experiment import RunFlags, Study, build_recipe, carry_out
+from multimask.cli.fill import Fill, fill_table
+from multimask.cli.fill_report import LISTING
 from multimask.cli.flags import run
 from multimask.datasets.cells import csv_names
 from multimask.datasets.formats.volumes import VolumeReader
@@ -58,6 +61,10 @@ class Config(RunFlags):
     out: Annotated[Path, "run folder"] = Path("runs/mri")
     epochs: Annotated[int, "passes over the training rows"] = 18
     batch_size: Annotated[int, "samples an optimiser step"] = 8
+    method: Annotated[
+        str, "pre-training method, by plug-in name; auto: mae, of several scans bm-mae"
+    ] = "auto"
+    fill: Annotated[bool, "afterwards, fill in the scans that rows lack, as NIfTI"] = True
     layout: Annotated[
         Literal["bids", "brats", "dicom", "ixi", "msd"] | None, "--data is a public set's folder"
     ] = None
@@ -142,6 +149,8 @@ def main(config: Config) -> dict[str, Any]:
         config.out / "nifti",
     )
     print(f"as NIfTI          {', '.join(str(file) for file in written)}")
+    if config.fill:
+        fill_gaps(config, table)
     if config.segment is None:
         return metrics
     metrics |= segmented(config, study, train, test)
@@ -154,6 +163,8 @@ def main(config: Config) -> dict[str, Any]:
 
 def with_defaults(config: Config) -> Config:
     """Flags that were not given take the value that suits the data."""
+    if config.method == "auto":
+        config = replace(config, method="bm-mae" if len(config.modalities) > 1 else "mae")
     defaults = GENERATED if config.data is None else SCANS
     if config.size != "tiny":  # a published size was asked for
         defaults = {n: v for n, v in defaults.items() if n not in ("width", "depth", "heads")}
@@ -184,7 +195,12 @@ def opened(config: Config) -> Table:
     names = {name: name for name in config.modalities} or {scan_column(config.data): "scan"}
     if config.segment is not None:
         names[config.segment] = config.segment
-    return read(config.data, names, VolumeReader())
+    table = read(config.data, names, VolumeReader())
+    subjects = list(table.columns["subject"]) if "subject" in table.columns else []
+    listed = csv_names(config.data) if config.data.suffix.lower() == ".csv" else ["id"]
+    if "id" in listed or None in subjects or len(set(subjects)) != len(table):
+        return table
+    return table.with_columns(id=list(map(str, subjects)))  # not the path of one of its scans
 
 
 def scan_column(listing: Path) -> str:
@@ -285,6 +301,28 @@ def method_arguments(config: Config) -> dict[str, Any]:
 
 def takes(method: str, argument: str) -> bool:
     return argument in inspect.signature(plugins.load("methods", method)).parameters
+
+
+def fill_gaps(config: Config, table: Table) -> None:
+    """What rows lack, written from what they have on the grid of their other scans."""
+    whole = scans(table, config)
+    if not np.any(list(whole.missing().values())):
+        return
+    asked = Fill(
+        model=config.out / "model",
+        data=config.data or Path("generated"),
+        out=config.out / "filled",
+        batch_size=config.batch_size,
+        device=config.device,
+        seed=config.seed,
+    )
+    try:
+        filled = fill_table(load(asked.model), whole, asked)
+    except ValueError as error:  # a method that cannot answer for whole scans has still trained
+        print(f"not filled        {error}")
+        return
+    tell_skipped(filled.skipped)
+    print(f"filled            {len(filled.files)} scans: {asked.out / LISTING}")
 
 
 # --- segmentation ---------------------------------------------------------------------------------

@@ -3,12 +3,16 @@
 python experiments/skeleton.py --data MOTION --out runs/skeleton
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor
 
 from multimask.cli.data import parts_of
 from multimask.cli.experiment import RunFlags, Study, carry_out
@@ -23,6 +27,7 @@ from multimask.datasets.motion import Augment, Clip
 from multimask.datasets.synthetic_skeleton import walkers
 from multimask.datasets.table import Table
 from multimask.modalities.skeleton import SkeletonJoints
+from multimask.tokens import BadSample
 
 LAYOUTS: Mapping[str, Callable[..., dict[str, list[Any]]]] = {
     "ntu60-xsub": partial(ntu, protocol="xsub", classes=60),
@@ -45,7 +50,9 @@ class Config(RunFlags):
     """
 
     out: Annotated[Path, "run folder"] = Path("runs/skeleton")
-    epochs: Annotated[int, "passes over the training rows"] = 60
+    epochs: Annotated[int, "passes over the training rows"] = 30
+    # it would cost as much as the training
+    online_knn: Annotated[bool, "kNN accuracy after every epoch; reads all rows for it"] = False
     topology: Annotated[
         str | None, "coco17, openpose18, openpose25, ntu25, smpl24; default: what the files say"
     ] = None
@@ -53,12 +60,17 @@ class Config(RunFlags):
     segment: Annotated[int | None, "frames of a token; default 8, for skeletonmae 1"] = None
     bodies: Annotated[int, "people of a clip, the most active ones"] = 1
     dims: Annotated[int | None, "coordinates of a joint; default: what the files say, or 3"] = None
-    unit: Annotated[float | None, "file units that make 1: 1000 for millimetres"] = None
+    unit: Annotated[
+        float | None, "file units that make 1 for the model; default: measured, from bodies' size"
+    ] = None
     up: Annotated[Literal["y", "-y", "z"] | None, "axis that points up"] = None
     clip_how: Annotated[Literal["crop", "resample"], "frames in a row, or over all the take"] = (
         "crop"
     )
-    centre: Annotated[Literal["clip", "frame", "none"], "where the root is put at zero"] = "clip"
+    centre: Annotated[
+        Literal["clip", "frame", "none"],
+        "root at zero in every frame, in a clip's first one (keeps where people go), or nowhere",
+    ] = "frame"
     turn: Annotated[float, "degrees that training clips are turned about the vertical"] = 180.0
     noise: Annotated[float, "of training coordinates, standard deviation in the file's unit"] = 0.0
     axes: Annotated[str, "of arrays: m bodies, t frames, v joints, c coordinates"] = "mtvc"
@@ -81,7 +93,8 @@ TRANSFORMER = {
     "decoder_heads": 4,
     "normalise": False,
     "segment": 8,
-    "lr": 1e-3,
+    "lr": 2e-3,
+    "clip": 1.0,
 }
 GRAPH = {"width": 64, "segment": 1, "lr": 1e-3}
 
@@ -108,6 +121,9 @@ def main(config: Config) -> dict[str, object]:
     table = walkers(label=config.task) if config.data is None else opened(config, plain)
     table = table.with_readers(skeleton=plain)
     train, test = parts_of(table, config.held_out, config.limit)
+    if config.unit is None:
+        tokenizer = replace(tokenizer, unit=typical_unit(train))
+        print(f"unit: {tokenizer.unit:g} of the data's own is 1, as bodies are large")
     train = train.with_readers(skeleton=replace(plain, augment=augment))
     label = config.label if config.label in table.columns else None
     return carry_out(config, Study({"skeleton": tokenizer}, train, test, label))
@@ -120,7 +136,7 @@ def with_defaults(config: Config, defaults: Mapping[str, object]) -> Config:
 
 
 def tokenizer_for(config: Config) -> SkeletonJoints:
-    """Built for the topology, coordinates and unit of the flags, else of the files."""
+    """Built for the topology and coordinates of the flags, else of the files."""
     told: dict[str, Any] = {"topology": "smpl24"}
     if config.data is not None:
         told = suggested(config.data)
@@ -139,6 +155,30 @@ def tokenizer_for(config: Config) -> SkeletonJoints:
         bodies=config.bodies,
         **SkeletonJoints.spelled(told),
     )
+
+
+def typical_unit(table: Table, most: int = 32) -> float:
+    """The largest of ... 0.1, 0.2, 0.5, 1, 2, 5, 10 ... that joints lie from the middle of their
+    body, root mean square of a coordinate. Whatever files are written in, values are then about 1:
+    far smaller ones vanish beside a token's place, larger ones drown it.
+
+    Rows that cannot be read are left to training, which lists them.
+    """
+    squares: list[Tensor] = []
+    for row in range(0, len(table), max(1, len(table) // most)):
+        try:
+            clip = table[row]["skeleton"].double()
+        except (BadSample, OSError):
+            continue
+        known = clip.isfinite().all(dim=-1, keepdim=True)
+        joints = known.sum(dim=2, keepdim=True).clamp(min=1)
+        middle = torch.where(known, clip, 0.0).sum(dim=2, keepdim=True) / joints
+        squares.append((clip - middle).square()[known.expand_as(clip)])
+    size = float(torch.cat(squares).mean().sqrt()) if squares else 0.0
+    if not 0 < size < math.inf:  # nothing was read, or all joints stand in one place
+        return 1.0
+    ten = 10.0 ** math.floor(math.log10(size))
+    return max(step * ten for step in (1, 2, 5) if step * ten <= size * (1 + 1e-9))
 
 
 def opened(config: Config, reader: SkeletonReader) -> Table:

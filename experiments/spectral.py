@@ -28,6 +28,7 @@ from multimask.datasets.layouts.chammi import chammi
 from multimask.datasets.layouts.eurosat_ms import eurosat_ms
 from multimask.datasets.layouts.hyperspectral_scenes import SCENES, hyperspectral_scene
 from multimask.datasets.layouts.land_cover import land_cover_windows
+from multimask.datasets.layouts.sensor_tiles import sensor_tiles
 from multimask.datasets.layouts.so2sat import so2sat
 from multimask.datasets.sensors import ORDERS, stated_bands
 from multimask.datasets.synthetic_spectral import SENSORS, mixture_scenes
@@ -75,6 +76,14 @@ class Config(RunFlags):
     projections: Annotated[
         Projections, "one linear layer for all bands, or one a band, mixed for those between"
     ] = "shared"
+    sensors: Annotated[
+        tuple[str, ...],
+        "several in one model: --data holds a folder a scene, a raster a sensor, on one grid, and "
+        "names begin so: s2,s1,dem or height=DEM.tif; cut into windows, split by blocks",
+    ] = ()
+    window: Annotated[int, "pixels a side of their windows"] = 16
+    block: Annotated[int, "pixels a side of what is held out as a whole"] = 32
+    classes: Annotated[str | None, "their raster of classes: the most frequent is the label"] = None
     also: Annotated[
         tuple[str, ...],
         "then encode the labelled samples through these other bands, beside random weights: "
@@ -132,6 +141,17 @@ def with_defaults(config: Config, defaults: Mapping[str, Any]) -> Config:
 
 def opened(config: Config) -> Table:
     """The table that the flags name."""
+    if config.sensors and (config.data is None or config.layout or config.bands or config.only):
+        raise ValueError("--sensors: reads folders of scenes, --data FOLDER, all bands of each.")
+    if config.data is not None and config.sensors:
+        return sensor_tiles(
+            config.data,
+            config.sensors,
+            config.window,
+            config.block,
+            config.held_out,
+            classes=config.classes,
+        )
     if config.data is None:
         size = sides(config.image_size, "--image-size")
         if size[0] != size[1]:
@@ -241,7 +261,7 @@ def fitted(found: Found, config: Config, scale: float) -> SpectralPatches:
         size,
         patch,
         found.bands,
-        config.group,
+        min(config.group, found.bands),  # sensors of one model differ
         nm,
         names,
         mean=tuple(mean for mean, _ in statistics),

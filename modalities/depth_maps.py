@@ -34,6 +34,9 @@ class DepthMaps:
             numbers are taken of the whole map, hidden pixels too. "fixed" uses `mean` and `std`,
             in the unit of the input, and `untokenize` then gives that unit back.
         hole: a value that stands for unknown in the files, 0 in most; None for none.
+        unit: of numbers in files, as their reader was told: 0.001 for millimetres read as metres.
+            Not applied here: kept so that whoever has the saved model reads files as they were
+            read.
     Raises: ValueError for sizes that do not fit; BadSample for other shapes and empty maps.
 
     >>> maps = DepthMaps(size=8, patch=4, scale="fixed", mean=2.0, std=0.5)
@@ -48,6 +51,7 @@ class DepthMaps:
     mean: float = 0.0
     std: float = 1.0
     hole: float | None = 0.0
+    unit: float = 1.0
 
     coord_dim = 2
     """Places are (row, column) of a patch's centre, in pixels."""
@@ -55,8 +59,8 @@ class DepthMaps:
     def __post_init__(self) -> None:
         if self.scale not in ("sample", "fixed"):
             raise ValueError(f"DepthMaps: scale={self.scale!r} must be 'sample' or 'fixed'.")
-        if self.std <= 0:
-            raise ValueError(f"DepthMaps: std={self.std} must be positive.")
+        if min(self.std, self.unit) <= 0:
+            raise ValueError(f"DepthMaps: std={self.std} and unit={self.unit} must be positive.")
         _ = self.patches
 
     @property

@@ -34,7 +34,9 @@ class LabelMaps:
     interpolated: with `stride` the middle pixel of each cell stands for it (MultiMAE reads its maps
     at a quarter of the pictures' size).
 
-    Args: size, patch, stride: pixels of the map. ignore: the number of unknown pixels.
+    Args: size, patch, stride: pixels of the map. ignore: the number of unknown pixels. numbers: in
+    files, of each class, as their reader was told; kept so that whoever has the saved model reads
+    files as they were read, not applied here.
     Raises: ValueError for sizes that do not fit; BadSample for other classes, shapes, fractions.
 
     >>> maps = LabelMaps(classes=3, size=4, patch=2)
@@ -50,6 +52,7 @@ class LabelMaps:
     ignore: int = 255
     width: int = 64
     """Numbers that a class is embedded in before it is projected."""
+    numbers: tuple[tuple[int, ...], ...] = ()
 
     coord_dim = 2
     """Places are (row, column) of a patch's centre, in pixels."""
@@ -67,6 +70,10 @@ class LabelMaps:
                     f"LabelMaps: size={self.size} must be a multiple of patch={self.patch}, and "
                     f"that of stride={self.stride}."
                 )
+        if self.numbers and len(self.numbers) != self.classes:
+            raise ValueError(
+                f"LabelMaps: numbers={self.numbers} must list those of all {self.classes} classes."
+            )
         if 0 <= self.ignore < self.classes:
             raise ValueError(
                 f"LabelMaps: ignore={self.ignore} is one of the {self.classes} classes."

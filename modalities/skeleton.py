@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int, Num, Shaped, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from multimask.modalities.skeleton_picture import Up, stick_figures
 from multimask.modalities.skeleton_topologies import NTU25, Topology, as_topology
+from multimask.nn.adapters import LinearAdapter, Target
+from multimask.nn.positions import Learned
 from multimask.tokens import BadSample, Part, Tokens
 
 Clips = Float[Tensor, "r m t v c"] | list[Tensor]
@@ -101,6 +103,10 @@ class SkeletonJoints:
     def num_tokens(self) -> int:
         bodies, segments, joints = self.grid
         return bodies * segments * joints
+
+    def adapter_for(self, width: int, decoder_width: int | None, target: Target) -> nn.Module:
+        """A learned place per slot: joints stand in no order that a sin-cos table could follow."""
+        return LinearAdapter(self, width, decoder_width, target, position=Learned)
 
     def __call__(self, part: Part) -> Tokens:
         clips = self.stacked(part.data)

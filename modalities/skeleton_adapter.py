@@ -84,9 +84,18 @@ class CosineAdapter(nn.Module):
     def error(
         self, prediction: Float[Tensor, "m o"], values: Num[Tensor, "m c"]
     ) -> Float[Tensor, " m"]:
+        return self.judged(prediction, values)[0]
+
+    def judged(
+        self, prediction: Float[Tensor, "m o"], values: Num[Tensor, "m c"]
+    ) -> tuple[Float[Tensor, " m"], Bool[Tensor, " m"]]:
+        """`error`, and `directed` from the same targets."""
         wanted = self.target(values).to(prediction.dtype)
-        error = 1 - F.cosine_similarity(prediction, wanted, dim=-1, eps=1e-8)
-        return error * (wanted.norm(dim=-1) > TINY)
+        length = wanted.norm(dim=-1)
+        along = (prediction * wanted).sum(dim=-1)
+        lengths = prediction.norm(dim=-1) * length
+        directed = length > TINY
+        return (1 - along / lengths.clamp(min=1e-12)) * directed, directed
 
     @property
     def restoring_leaks(self) -> bool:

@@ -161,4 +161,4 @@ class NoPlaces(nn.Module):
     def forward(
         self, coords: Num[Tensor, "m p"], slots: Int[Tensor, " m"], grid: Grid | None
     ) -> Float[Tensor, "m w"]:
-        return torch.zeros(len(slots), self.width, device=slots.device)
+        return torch.zeros(1, 1, device=slots.device).expand(len(slots), self.width)

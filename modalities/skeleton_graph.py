@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from multimask.modalities.prelu import PReLU
 from multimask.modalities.skeleton_topologies import Topology
 from multimask.nn.encoders import Places
 from multimask.plugins import remembers_arguments
@@ -32,7 +33,7 @@ class GraphLayer(nn.Module):
         adjacency, loops = topology.adjacency(), torch.eye(len(topology))
         if conv == "gin":
             matrix = adjacency + (1 + eps) * loops
-            self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.PReLU(), nn.Linear(hidden, out))
+            self.mlp = nn.Sequential(nn.Linear(width, hidden), PReLU(), nn.Linear(hidden, out))
         elif conv == "gcn":
             scale = (adjacency + loops).sum(dim=1).rsqrt()
             matrix = scale[:, None] * (adjacency + loops) * scale
@@ -72,7 +73,7 @@ class GraphStack(nn.Module):
         )
         rounds = depth if activate_last else depth - 1
         self.after = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.PReLU()) for _ in range(rounds)
+            nn.Sequential(nn.LayerNorm(width), PReLU()) for _ in range(rounds)
         )
 
     def forward(

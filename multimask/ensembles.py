@@ -1,6 +1,6 @@
 """Many subsets of what a sample has, one answer: ensembles over hyper-edges, and their students."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Protocol, cast, runtime_checkable
@@ -79,6 +79,67 @@ def shaped(
         flat = cast(Restores, adapter).restore(prediction, values)
     rows = torch.zeros(size * model.num_tokens[target], *flat.shape[1:], device=flat.device)
     return rows.index_copy(0, source, flat.float()).unflatten(0, (size, -1))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much answers hang on what is shown. std: `(b, n)` standard deviation over draws, of a
+    token's values (root mean square over them) or of the probability of the answered class.
+    agreeing: `(b, n)` share of draws and values that restore exactly what was answered."""
+
+    std: Float[Tensor, "b n"]
+    agreeing: Float[Tensor, "b n"]
+
+
+def spreads(
+    model: MaskedModel,
+    batch: Batch,
+    targets: Sequence[str],
+    answer: Mapping[str, Float[Tensor, "b n c"]],
+    share: float = 0.5,
+    draws: int = 8,
+    seed: int = 0,
+) -> dict[str, Spread]:
+    """Answer for the targets from `draws` random parts, a `share` each, of what the samples have.
+
+    answer: what `model.reconstruct(batch, targets=targets)` restored from all of it. The parts are
+    drawn from the samples' own generators, so batch mates change nothing (PHG-MAE, 2025).
+
+    Raises: ValueError for fewer than two draws, and for a share that leaves nothing to draw.
+    """
+    if draws < 2 or not 0 < share < 1:
+        raise ValueError(
+            f"spreads: draws={draws} must be at least 2 and share={share} above 0 and below 1; "
+            "what is always shown in full does not spread."
+        )
+    sums = {name: [torch.zeros(())] * 3 for name in targets}
+    for draw in range(draws):
+        given = answer_all(model, batch, targets, share, Step(seed, epoch=draw))
+        for name in targets:
+            prediction, values, _ = given.answers[name]
+            order, answered = given.order(name), answer[name]
+            adapter = cast(Restores, model.adapter(name))
+            flat = answered.flatten(0, 1).index_select(0, order)
+            restored = adapter.restore(prediction, values)
+            agreeing = (restored == flat.to(restored.dtype)).float().mean(dim=1)
+            found = restored
+            if isinstance(adapter, Answers):
+                classes = flat.round().long().clamp(min=0)[..., None]
+                found = adapter.probabilities(prediction).gather(-1, classes)[..., 0]
+            # float64, lest equal draws seem to differ
+            found = found.double()
+            added = (found, found.square(), agreeing.double())
+            total = torch.zeros_like(answered, dtype=torch.float64).flatten(0, 1)
+            whole = [(total if x.ndim == 2 else total[:, 0]).index_copy(0, order, x) for x in added]
+            sums[name] = [a.to(b.device) + b for a, b in zip(sums[name], whole, strict=True)]
+    made = {}
+    for name, (first, second, agreeing) in sums.items():
+        variance = (second / draws - (first / draws).square()).clamp(min=0).mean(dim=1)
+        shape = answer[name].shape[:2]
+        made[name] = Spread(
+            variance.sqrt().float().view(shape), (agreeing / draws).float().view(shape)
+        )
+    return made
 
 
 class Distillation(Objective):

@@ -4,7 +4,8 @@ A modality that is asked for is never read: whether a sample has it changes noth
 answered. Samples that lack it get tokens made from a blank one, which tell where answers belong.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
@@ -94,6 +95,8 @@ def answer_all(
     gradients unless `training`."""
     left = {name: part for name, part in batch.parts.items() if name not in set(targets)}
     check_left(batch, left, f"nothing beside the targets {', '.join(sorted(targets))}")
+    if all(len(part.rows) == batch.size for part in left.values()):  # all samples read the same
+        warn_unseen(model.seen, left)
     was_training = model.training
     model.train(training)
     try:
@@ -185,6 +188,23 @@ def merged_coords(made: Tokens, part: Tokens, size: int) -> Tensor:
     whole = made.coords.expand(size, -1, -1).to(part.coords.dtype).clone()
     some = part.coords.expand(len(part.rows), -1, -1)
     return with_rows(whole, part.rows, some)
+
+
+class UnseenModalities(UserWarning):
+    """An encoder reads a set of modalities that it never read in training."""
+
+
+def warn_unseen(seen: tuple[tuple[str, ...], ...] | None, names: Iterable[str]) -> None:
+    """Say that an encoder reads what it never did in training; nothing where nobody noted."""
+    asked = tuple(sorted(set(names)))
+    if seen is not None and asked not in seen:
+        warnings.warn(
+            f"{' + '.join(asked)}: in training the encoder never read something of just these "
+            "modalities, so what it makes of them is untried; hide whole modalities in training "
+            "(budgets Dirichlet and Dropped with a total that they can hold, the rule Subset).",
+            UnseenModalities,
+            stacklevel=3,
+        )
 
 
 def check_names(names: Sequence[str], known: Sequence[str], what: str) -> None:

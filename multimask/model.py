@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from multimask.buckets import by_shape, merged
-from multimask.filling import answered, only
+from multimask.filling import answered, only, warn_unseen
 from multimask.masking.context import Context
 from multimask.masking.masker import Masker, everything
 from multimask.modality import (
@@ -61,6 +61,8 @@ class MaskedModel(nn.Module):
     """
 
     arguments: dict[str, object]
+    seen: tuple[tuple[str, ...], ...] | None = None
+    """Sets of modalities that the encoder read in training, sorted; None where nobody noted."""
 
     def __init__(
         self,
@@ -163,6 +165,7 @@ class MaskedModel(nn.Module):
         batch: samples of equal sizes are encoded together."""
         if modalities is not None:
             batch = only(batch, modalities, list(self.slots))
+            warn_unseen(self.seen, modalities)
         buckets = by_shape(batch)
         if len(buckets) > 1:
             return merged([(rows, self.encode(part, taps)) for rows, part in buckets], batch.size)

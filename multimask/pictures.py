@@ -24,7 +24,7 @@ from multimask.modality import Pictures
 from multimask.model import MaskedModel
 from multimask.tokens import Batch, Step, Tokens
 
-__all__ = ["curves", "grid", "masks", "reconstruction_rows", "save"]
+__all__ = ["answered_rows", "curves", "grid", "masks", "reconstruction_rows", "save"]
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 
@@ -99,6 +99,32 @@ def masks(
         rows.append(cells)
     heads = ("original", *(f"epoch {epoch}" for epoch in range(draws)))
     return grid(rows, heads * len(names), names, batch.sample_ids)
+
+
+def answered_rows(model: MaskedModel, batch: Batch, targets: Sequence[str]) -> Picture | None:
+    """A row a sample and target: what is given, the target hidden whole; the answer; the truth.
+
+    None when a target's tokenizer does not draw. Samples need not have the target.
+    """
+    names = [name for name in model.slots if isinstance(model.tokenizers[name], Pictures)]
+    if not set(targets) <= set(names):
+        return None
+    rows, captions = [], []
+    for target in targets:
+        made = model.reconstruct(batch, targets=[target])
+        for row, sample_id in enumerate(batch.sample_ids):
+            cells: list[Picture | None] = []
+            for name in names:
+                draw = Drawing.of(model, name, made.tokens.get(name), row)
+                hidden = torch.zeros(model.num_tokens[name], dtype=torch.bool)
+                shown = draw and (draw.only(hidden) if name == target else draw.whole())
+                cells.append(shown)
+            for tokens in (made.restored, made.tokens):
+                draw = Drawing.of(model, target, tokens.get(target), row)
+                cells.append(draw and draw.whole())
+            rows.append(cells)
+            captions.append(f"{sample_id}: {target} answered from the others")
+    return grid(rows, [*names, "answered", "truth"], (), captions)
 
 
 @dataclass(frozen=True)

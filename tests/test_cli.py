@@ -190,7 +190,7 @@ def test_masks_draws_any_masker_with_true_counts(
         (["--data", "empty"], "empty"),
         (["--evaluate", "magic"], "measures are probe, knn, svm, few-shot, finetune"),
         (["--evaluate", "few-shot"], "the largest have 6, 6"),
-        (["--evaluate", "svm", "--label", "colour"], "no column 'colour'"),
+        (["--evaluate", "svm", "--label", "colour"], "none under 'colour'"),
     ],
 )
 def test_a_users_mistake_is_one_sentence(

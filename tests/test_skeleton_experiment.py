@@ -72,7 +72,7 @@ def test_a_folder_of_arrays_leaves_a_whole_run_folder(
         assert (out / name).is_file(), name
     model = load(out / "model")
     tokenizer: Any = model.tokenizers["skeleton"]
-    assert tokenizer.unit == 1000  # millimetres, as skeleton.json says
+    assert tokenizer.unit == 200  # of millimetres: how far joints lie from the middle of a body
     assert len(tokenizer.topology) == 24
 
 
@@ -94,18 +94,35 @@ def test_five_percent_of_damaged_files_are_skipped_and_listed_exactly(
         assert {row["id"] for row in csv.DictReader(stream)} == damaged
 
 
-def test_the_experiment_reads_ntu_files_by_their_official_split(tmp_path: Path) -> None:
+def test_the_experiment_reads_ntu_files_by_their_official_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_fake_ntu(tmp_path / "ntu")
     columns = runpy.run_path(str(SCRIPT))["LAYOUTS"]["ntu60-xsub"](tmp_path / "ntu")
     words = ["--data", tmp_path / "ntu", "--layout", "ntu60-xsub", "--out", tmp_path / "run"]
-    # some of the fake files hold no person, and one action is left to train on
     small = ["--bodies", "2", *SMALL, "--batch-size", "1", "--frames", "4", "--max-bad", "0.5"]
-    small += ["--label", "none"]
     assert experiment(*words, *small, *TRANSFORMER) == 0
+    assert "no probes: a single training row is of class 59" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert metrics["samples"] == columns["split"].count("train")
     assert metrics["test_samples"] == columns["split"].count("test")
     assert "S002C002P001R001A060" in {name for name, _ in metrics["skipped"]}  # holds no person
+
+
+def test_a_class_lost_with_damaged_files_costs_the_probes_and_not_the_run(
+    takes: list[np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = folder_of(takes[:20], tmp_path / "data")
+    for action in range(1, 5):
+        for file in (data / f"action{action}").iterdir():
+            file.write_bytes(b"")
+    words = ["--data", data, "--out", tmp_path / "run", *SMALL, *TRANSFORMER, "--batch-size", "1"]
+    assert experiment(*words, "--max-bad", "0.9") == 0
+    told = "no probes: of the rows that could be read, all training rows are of class action0"
+    assert told in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["probe_accuracy"] is None
+    assert metrics["loss_last"] is not None
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """SkeletonMAE: the graph layers and the re-weighted cosine loss, against closed forms."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from multimask.masking import Masker, Ratio
 from multimask.methods.skeletonmae import Collapse, ReweightedCosine, skeletonmae
+from multimask.modalities.prelu import PReLU
 from multimask.modalities.skeleton import SkeletonJoints
 from multimask.modalities.skeleton_adapter import CosineAdapter
 from multimask.modalities.skeleton_geometric import GeometricEncoder, graphs
@@ -147,13 +149,30 @@ def test_collapse_is_said_and_healthy_training_is_not_stopped() -> None:
         last = encoder.stack.after[-1][0]
         last.weight.zero_()
         last.bias.fill_(1.0)
-    objective(recipe.model, batch_of(clips(4)), Step())
     objective.check_every = 1
+    objective(recipe.model, batch_of(clips(4)), Step())
     with pytest.raises(Collapse, match=r"below 0\.001: they all point one way"):
         objective.after_step(recipe.model)
 
 
 # --- graph layers ---------------------------------------------------------------------------------
+
+
+def test_the_quick_prelu_is_torchs_own_in_both_directions() -> None:
+    x = torch.randn(500, 700, generator=torch.Generator().manual_seed(0))  # several pieces of it
+    seen = []
+    for layer in (PReLU(), nn.PReLU()):
+        values = x.clone().requires_grad_()
+        out = layer(values)
+        (out * x.roll(1)).sum().backward()
+        seen.append((out, values.grad, layer.weight.grad))
+    (ours, ours_x, ours_slope), (theirs, theirs_x, theirs_slope) = seen
+    assert torch.equal(ours, theirs)
+    assert torch.equal(ours_x, theirs_x)
+    torch.testing.assert_close(ours_slope, theirs_slope, rtol=1e-4, atol=0.05)  # of 3.5e5 numbers
+    assert PReLU().state_dict().keys() == nn.PReLU().state_dict().keys()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(PReLU()(x), nn.PReLU()(x))
 
 
 @pytest.mark.parametrize("name", TOPOLOGIES)
@@ -245,8 +264,6 @@ def test_the_decoder_reads_nothing_of_what_the_encoder_made_of_hidden_joints() -
     wanted = model.decode(tokens, latents, masking)
     shown = masking.visible[..., None]
     spoilt = latents.tokens + torch.where(shown, 0.0, 5.0)
-    from dataclasses import replace
-
     again = model.decode(tokens, replace(latents, tokens=spoilt), masking)
     assert torch.equal(wanted, again)
     seen = model.decode(tokens, replace(latents, tokens=latents.tokens + 5.0 * shown), masking)

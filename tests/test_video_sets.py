@@ -16,8 +16,10 @@ from multimask.datasets.layouts.something_something import (
     write_fake_something,
 )
 from multimask.datasets.layouts.ucf101 import ucf101, write_fake_ucf101
+from multimask.datasets.synthetic_motion import SPEED, WAYS, moved, moving_shapes
 from multimask.datasets.synthetic_video import MOTIONS, camera_path, moving_cameras, textures_of
 from multimask.datasets.table import Table
+from multimask.tokens import sample_generator
 
 READER = VideoReader(Strided(4, 2))
 
@@ -193,3 +195,44 @@ def test_a_table_names_exactly_the_damaged_files(made: Table, tmp_path: Path) ->
     table = Table.from_folder(tmp_path / "copy", "video", VideoReader(Strided(8, 1)))
     bad, _ = table.check(workers=1)
     assert [name for name, _ in bad] == ["test/00002.mp4", "train/00003.mp4"]
+
+
+# --- shapes that move -----------------------------------------------------------------------------
+
+
+def test_shapes_go_their_way_and_come_back_on_the_other_side() -> None:
+    """By the phase of the picture along each axis: it turns with the shape, once round a side."""
+    for way, (right, down) in WAYS.items():
+        for number in range(4):
+            generator = sample_generator(number, 0, way, "moving shape")
+            clip = torch.from_numpy(moved(way, 12, 32, generator)[..., 0]).double() / 255 - 0.5
+            for step, kept in ((right, 1), (down, 2)):
+                line = clip.sum(dim=kept)  # over rows leaves columns, and the other way round
+                angle = torch.fft.fft(line, dim=1)[:, 1].angle().numpy()
+                travelled = -np.unwrap(angle)[-1] + np.unwrap(angle)[0]
+                speed = travelled / (2 * np.pi) / 11  # of a side, a frame
+                if step:
+                    assert SPEED[0] * 0.9 < speed * step < SPEED[1] * 1.1
+                else:
+                    assert abs(speed) < 0.01
+
+
+def test_made_shapes_are_balanced_files_of_one_seed(tmp_path: Path) -> None:
+    table = moving_shapes(train=8, test=4, frames=4, size=16, folder=tmp_path)
+    again = moving_shapes(train=8, test=4, frames=4, size=16, folder=tmp_path / "again")
+    assert list(table.where(split="train").columns["label"]) == [*WAYS, *WAYS]
+    assert table[9]["video"]["frames"].shape == (4, 3, 16, 16)
+    assert torch.equal(table[9]["video"]["frames"], again[9]["video"]["frames"])
+
+
+def test_packing_asks_nothing_that_the_table_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = moving_shapes(train=2, test=0, frames=4, size=16, folder=tmp_path / "clips")
+
+    def asked(*_: object) -> None:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr("multimask.datasets.formats.videos.PROBER", asked)
+    store = table.pack(tmp_path / "clips.zarr")
+    assert torch.equal(store[1]["video"]["frames"], table[1]["video"]["frames"])

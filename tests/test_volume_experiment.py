@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from multimask import load
 from multimask.cli import main as command
 from multimask.cli.flags import from_command_line
 from multimask.datasets.formats.volumes import VolumeReader
@@ -22,7 +23,7 @@ from multimask.modalities.volume import VolumePatches
 from multimask.testing import check_modality
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "mri.py"
-SMALL = "--epochs 2 --batch-size 4 --width 24 --depth 2 --heads 2 --decoder-width 16"
+SMALL = "--epochs 2 --batch-size 4 --width 24 --depth 2 --heads 2 --decoder-width 24"
 SMALL = f"{SMALL} --decoder-heads 2 --volume-size 16 --patch 4 --segment-epochs 2".split()
 MASKERS = ("random", "block", "grid", "tube", "slab", "running-cell")
 
@@ -120,6 +121,26 @@ def test_a_public_layout_with_missing_scans_and_maps(carried: Carry, tmp_path: P
     assert not metrics["skipped"]
     assert metrics["dice_test_volumes"] == 2
     assert len(metrics["dice_by_class"]) == 3
+
+
+def test_scans_that_subjects_lack_are_filled_on_the_grid_of_their_others(
+    carried: Carry, tmp_path: Path
+) -> None:
+    listing = write_brains(tmp_path / "brains", subjects=8, seed=0, size=16)
+    names = ("t1", "t1ce", "t2", "flair")
+    words = ("--modalities", ",".join(names), "--label", "none", "--out", str(tmp_path / "o"))
+    carried("--data", str(listing), *words)
+    assert load(tmp_path / "o/model").num_tokens == dict.fromkeys(names, 64)
+    table = Table.from_csv(listing, names, VolumeReader())
+    gaps = {(row, name) for name, gone in table.missing().items() for row in np.flatnonzero(gone)}
+    filled = Table.from_csv(tmp_path / "o/filled/table.csv", names, VolumeReader())
+    assert gaps
+    assert not any(gone.any() for gone in filled.missing().values())
+    for row, name in gaps:
+        other = next(n for n in names if (row, n) not in gaps)
+        made, beside = (nibabel.load(filled.source(n, int(row))) for n in (name, other))
+        np.testing.assert_allclose(made.affine, beside.affine)  # pyright: ignore
+        assert made.shape == beside.shape  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_damaged_files_are_listed_and_nothing_else(carried: Carry, tmp_path: Path) -> None:

@@ -147,6 +147,26 @@ def test_a_larger_patch_says_of_an_enlarged_picture_what_was_said(theirs: Path) 
         )
 
 
+def test_a_vit_at_224_pixels_reads_other_sizes_and_channels(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTMAEConfig(
+        image_size=224, patch_size=16, hidden_size=24, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=96, decoder_hidden_size=16, decoder_num_hidden_layers=1,
+        decoder_num_attention_heads=2, decoder_intermediate_size=64,
+    )  # fmt: skip
+    transformers.ViTMAEForPreTraining(config).save_pretrained(tmp_path)
+    said: list[str] = []
+    tall = ImagePatches((160, 96), 16, channels=5)
+    model = multimask.load(tmp_path, modalities={"image": tall}, tell=said.append)
+    assert "adapters.image.proj.weight: 3 channels to 5" in said[0]
+    assert "adapters.image.position.table: 14x14 places interpolated to 10x6" in said[0]
+    assert "0 new, 0 left aside" in said[0]
+    made = batch(5, 160, 96)
+    assert model.encode(made).tokens.shape == (2, 60, 24)
+    answer = model.reconstruct(made)
+    assert answer.restored["image"].values.shape == (2, 60, 16 * 16 * 5)
+
+
 def test_our_own_folder_is_adapted_the_same_way(tmp_path: Path) -> None:
     model_of(ImagePatches(16, 4)).save(tmp_path / "ours")
     said: list[str] = []

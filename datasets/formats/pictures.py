@@ -20,7 +20,7 @@ MIRRORED = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}
 def open_jpeg(file: File, path: Named, max_pixels: int, strict: bool) -> Picture:
     """A JPEG; grey ones have one channel, all others (CMYK too) are RGB. The file is read whole."""
     data = file.read()
-    image = _header(BytesIO(data), path, max_pixels)
+    image = picture_header(BytesIO(data), path, max_pixels)
     turn = _orientation(image)
 
     def pixels(shrink: int) -> UInt8[np.ndarray, "c h w"]:
@@ -38,7 +38,7 @@ def open_other(file: File, path: Named, max_pixels: int, channels: int | None) -
     Palettes become RGB. Transparency is laid over white, unless as many `channels` as there are
     with it, or None for all, are asked for. Pixels can be read while the file is open.
     """
-    image = _header(file, path, max_pixels)
+    image = picture_header(file, path, max_pixels)
     turn = 1 if image.format == "TIFF" else _orientation(image)  # Pillow turns TIFFs by itself
 
     def pixels(shrink: int) -> Shaped[np.ndarray, "c h w"]:
@@ -51,7 +51,7 @@ def open_other(file: File, path: Named, max_pixels: int, channels: int | None) -
     return Picture(height, width, image.mode, image.format or "", pixels)
 
 
-def _header(file: File, path: Named, max_pixels: int) -> Image.Image:
+def picture_header(file: File, path: Named, max_pixels: int) -> Image.Image:
     expected = "a picture (JPEG, PNG, TIFF, WebP, BMP, GIF, PGM ... or a NPY array)"
     with decoding(path, expected):
         try:

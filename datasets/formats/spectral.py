@@ -258,7 +258,7 @@ def cropped(
     return Box(box.top + down, box.left + right, tall, wide)
 
 
-def flipped(pixels: Float[Tensor, "c h w"], generator: Generator) -> Float[Tensor, "c tall wide"]:
+def flipped(pixels: Num[Tensor, "c h w"], generator: Generator) -> Num[Tensor, "c tall wide"]:
     """One of the eight ways to lay a picture that seen from above has no upper side; of four where
     it is not square."""
     down, right, across = (torch.rand(3, generator=generator) < 0.5).tolist()

@@ -19,10 +19,15 @@ PARTIAL = ".partial"  # names that files have while they are written
 
 @runtime_checkable
 class Place(Protocol):
-    """Keys are paths below the place, with /. What is not there raises FileNotFoundError."""
+    """Keys are paths below the place, with /. What is not there raises FileNotFoundError.
+
+    stride: bytes that one reading may be split into at no cost; None where each is a request.
+    """
 
     @property
     def name(self) -> str: ...
+    @property
+    def stride(self) -> int | None: ...
     def size(self, key: str) -> int: ...
     def piece(self, key: str, start: int, length: int) -> bytes: ...
     def fill(self, key: str, start: int, into: Any) -> int: ...
@@ -50,6 +55,8 @@ def url_of(path: str | Path) -> str | None:
 
 class Folder:
     """A local folder. Files stay open and are read by position, so workers may share them."""
+
+    stride: int | None = 1 << 19
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -131,6 +138,8 @@ class Folder:
 class Remote:
     """Any file system of fsspec (s3://, gs://, https://, memory://). Connected in the process that
     reads: what a parent opened does not survive a fork."""
+
+    stride: int | None = None
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")

@@ -2,9 +2,14 @@
 
 `multimae` (pictures, depth, labels) and `bm-mae` (four contrasts) are timed against modules that
 embed everything and then gather, with copied weights and equal maskings; losses must agree to 1e-5
-before anything is timed. `missing` times our own step on complete batches and on batches of which
-each modality is removed with chance one half, the number of visible tokens being the same. A step
-is forward, backward and optimiser, in fp32; rounds alternate A B A B in one process.
+before anything is timed. A step is forward, backward and optimiser, in fp32. Each side has a
+process of its own, and their rounds alternate A B A B. "as shipped" is what users of each side
+get: ours with the fused optimiser and the allocator setting of our launcher
+(`multimask.training.memory`), theirs with torch's own choices; "same for both" gives theirs the two
+as well.
+
+`missing` times our own step on complete batches and on batches of which each modality is removed
+with chance one half, the number of visible tokens being the same, in one process.
 """
 
 import resource
@@ -12,8 +17,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import Annotated, Any, Literal
 
 import torch
@@ -34,6 +42,7 @@ from multimask.modalities.volume import VolumePatches
 from multimask.modality import collate
 from multimask.packing import with_picks
 from multimask.tokens import Batch, Step
+from multimask.training.memory import keep_freed_memory
 
 CONTRASTS = ("flair", "t1", "t1ce", "t2")
 SIZES = {"base": (768, 12, 12), "small": (384, 12, 6), "tiny": (192, 4, 3)}
@@ -66,11 +75,48 @@ def main(config: Config) -> None:
         if case == "missing":
             with_and_without(config)
             continue
-        for fused in (False, True):
-            mine, theirs = {"multimae": multimae_pair, "bm-mae": bm_mae_pair}[case](config, fused)
-            first = mine(), theirs()
-            assert abs(first[0] - first[1]) < 1e-5 * max(1, abs(first[0])), f"losses {first}"
-            show(case, "fused on both" if fused else "theirs at default", config, mine, theirs)
+        for shipped in (True, False):
+            with process(case, 0, shipped, config) as mine, process(case, 1, shipped, config) as it:
+                first = mine.recv(), it.recv()
+                assert abs(first[0] - first[1]) < 1e-5 * max(1, abs(first[0])), f"losses {first}"
+                what = "as shipped" if shipped else "same for both"
+                show(case, what, config, asking(mine), asking(it))
+                for side in (mine, it):
+                    side.send(False)
+
+
+@contextmanager
+def process(case: str, side: int, shipped: bool, config: Config) -> Iterator[Connection]:
+    """Ours (0) or theirs (1) at work; says its first loss, then takes a step whenever asked."""
+    context = get_context("spawn")
+    here, there = context.Pipe()
+    worker = context.Process(target=serve, args=(there, case, side, shipped, config), daemon=True)
+    worker.start()
+    there.close()
+    yield here
+    worker.join()
+
+
+def serve(pipe: Connection, case: str, side: int, shipped: bool, config: Config) -> None:
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if side == 0 or not shipped:
+        keep_freed_memory()
+    pair = {"multimae": multimae_pair, "bm-mae": bm_mae_pair}[case](config, not shipped)
+    step = pair[side]
+    del pair  # the other side's weights
+    pipe.send(step())
+    while pipe.recv():
+        step()
+        pipe.send(True)
+
+
+def asking(side: Connection) -> Callable[[], Any]:
+    def step() -> None:
+        side.send(True)
+        side.recv()
+
+    return step
 
 
 def show(case: str, what: str, config: Config, a: Callable[[], Any], b: Callable[[], Any]) -> None:

@@ -1,12 +1,14 @@
 """Our SkeletonMAE step against the same network through torch_geometric's `Data` batching, paired.
 
 Theirs is how graph code is usually written: one `Data` a clip (all frames, bones repeated), batched
-into one large graph, `GINConv` gathering and scattering along every edge. Ours keeps the lattice:
-all frames share one matrix of joints. Weights are copied, clips and hidden parts are the same, and
-losses must agree to 1e-5 before anything is timed. A step is putting samples side by side, forward,
-backward and fused Adam, fp32. Rounds alternate A B A B; a ratio above 1 says that ours is faster.
-Each side has a process of its own; ours keeps freed memory, as all our training does (see
-`training/memory.py`), theirs runs as torch comes, or keeps it too with `--theirs-keeps-memory`.
+into one large graph, `GINConv` gathering and scattering along every edge, torch's own PReLU. Ours
+keeps the lattice: all frames share one matrix of joints, and PReLU has a quicker backward pass
+(`--theirs-quick-prelu` gives it to theirs too). Weights are copied, clips and hidden parts are the
+same, and losses must agree to 1e-5 before anything is timed. A step is putting samples side by
+side, forward, backward and fused Adam, fp32. Rounds alternate A B A B; a ratio above 1 says that
+ours is faster. Each side has a process of its own; ours keeps freed memory, as all our training
+does (see `training/memory.py`), theirs runs as torch comes, or keeps it too with
+`--theirs-keeps-memory`.
 
 Reading is timed beside: NPY files of as many clips, cropped, centred and turned, by one process.
 """
@@ -32,6 +34,7 @@ from multimask.datasets.formats.skeletons import SkeletonReader
 from multimask.datasets.table import Table
 from multimask.methods.recipe import Recipe
 from multimask.methods.skeletonmae import skeletonmae
+from multimask.modalities.prelu import PReLU
 from multimask.modalities.skeleton import SkeletonJoints
 from multimask.modalities.skeleton_geometric import graphs
 from multimask.modalities.skeleton_topologies import NTU25
@@ -53,6 +56,7 @@ class Config:
     steps: Annotated[int, "steps in a round"] = 1
     threads: Annotated[int, "CPU threads; 0 leaves torch's own choice"] = 1
     theirs_keeps_memory: Annotated[bool, "their process too keeps freed memory"] = False
+    theirs_quick_prelu: Annotated[bool, "their network too has our PReLU"] = False
 
     def __post_init__(self) -> None:
         if min(self.batch, self.frames, self.width, self.rounds, self.steps) < 1:
@@ -134,7 +138,7 @@ def serve(pipe: Connection, side: Side, config: Config) -> None:
     if side == "ours":
         step = ours_step(recipe, [{"id": str(row), "pose": clip} for row, clip in enumerate(clips)])
     else:
-        step = theirs_step(recipe, tokenizer, clips)
+        step = theirs_step(recipe, tokenizer, clips, config.theirs_quick_prelu)
     while True:
         try:
             pipe.recv()
@@ -160,10 +164,14 @@ def ours_step(recipe: Recipe, samples: list[Sample]) -> Callable[[], float]:
     return step
 
 
-def theirs_step(recipe: Recipe, tokenizer: SkeletonJoints, clips: Tensor) -> Callable[[], float]:
+def theirs_step(
+    recipe: Recipe, tokenizer: SkeletonJoints, clips: Tensor, quick_prelu: bool
+) -> Callable[[], float]:
     from torch_geometric.data import Batch
 
     network = Theirs(recipe)
+    if not quick_prelu:
+        use_torch_prelu(network)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True)
     made = graphs(tokenizer(Part(clips, torch.arange(len(clips)))))
     hidden = torch.zeros(25, dtype=torch.bool)
@@ -204,6 +212,16 @@ class Theirs(nn.Module):
         # frames hide equally many joints, so the sum over joints of (e / n) ** 2, averaged over
         # frames, is this
         return error.square().mean() / hidden_joints
+
+
+def use_torch_prelu(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, PReLU):
+            theirs = nn.PReLU()
+            theirs.load_state_dict(child.state_dict())
+            setattr(module, name, theirs)
+        else:
+            use_torch_prelu(child)
 
 
 def convolutions(stack: Any) -> nn.ModuleList:

@@ -36,6 +36,8 @@ def save(model: MaskedModel, folder: str | Path) -> None:
         "model": to_config(model, used),
         "provided_by": used,
     }
+    if model.seen is not None:
+        config["seen"] = model.seen
     weights = {key: value.detach().cpu().contiguous() for key, value in state_of(model).items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "model.safetensors", to_bytes(weights, metadata={"format": "pt"}))
@@ -57,16 +59,18 @@ def load(folder: str | Path, classes: Mapping[str, type] | None = None) -> Maske
                 f"{folder}: expected a model folder with config.json and model.safetensors, "
                 f"found no {file.name}."
             )
-    config = read_config(config_file)
+    config, seen = read_config(config_file)
     with at_most(count_of(weights_file)):
         expected = shapes_of(config, classes, config_file)
     weights = read_weights(weights_file, expected)
     model = build(config, classes, config_file)
     model.load_state_dict(weights)
+    model.seen = seen
     return model.eval()
 
 
-def read_config(file: Path) -> Any:
+def read_config(file: Path) -> tuple[Any, tuple[tuple[str, ...], ...] | None]:
+    """How to build the model, and which sets of modalities it read in training."""
     if file.stat().st_size > MAX_CONFIG_BYTES:
         raise ValueError(f"{file}: larger than any configuration of ours; it is not one.")
     try:
@@ -83,7 +87,17 @@ def read_config(file: Path) -> Any:
             f"{file}: written in format {config['format']!r}, this version reads {FORMAT}; "
             "install a newer multimask."
         )
-    return config["model"]
+    return config["model"], subsets_of(config.get("seen"), file)
+
+
+def subsets_of(seen: Any, file: Path) -> tuple[tuple[str, ...], ...] | None:
+    if seen is None:
+        return None
+    if not isinstance(seen, list) or not all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in seen
+    ):
+        raise ValueError(f"{file}: expected lists of modalities under 'seen', found {seen!r:.80}.")
+    return tuple(map(tuple, seen))
 
 
 def build(config: Any, classes: Mapping[str, type] | None, file: Path) -> MaskedModel:

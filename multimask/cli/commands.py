@@ -24,10 +24,13 @@ from multimask.cli.data import (
 )
 from multimask.cli.doctor import doctor
 from multimask.cli.embedding import Embed, embed
+from multimask.cli.evaluate import Evaluate, evaluate
 from multimask.cli.experiment import RunFlags, Study, build_recipe, carry_out
+from multimask.cli.fill import Fill, fill
 from multimask.cli.finetune import Finetune, finetune
 from multimask.cli.flags import from_command_line, guarded
 from multimask.cli.pack import Pack, pack
+from multimask.cli.segment import Segment, segment
 from multimask.masking.budgets import Counting
 from multimask.model import MaskedModel
 from multimask.plugins import from_config, to_config
@@ -201,19 +204,30 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "pretrain": (Pretrain, pretrain),
     "pack": (Pack, pack),
     "finetune": (Finetune, finetune),
+    "segment": (Segment, segment),
     "embed": (Embed, embed),
     "probe": (Probe, probe),
+    "evaluate": (Evaluate, evaluate),
     "reconstruct": (Reconstruct, reconstruct),
+    "fill": (Fill, fill),
     "masks": (Masks, masks),
     "describe": (Describe, describe),
 }
+
+
+LEADING = {"fill": ("--model", "--data")}
+"""Flags that may be left out in front: `multimask fill MODEL TABLE --out DIR`."""
 
 
 def run(name: str, argv: Sequence[str]) -> int:
     if name == "doctor":
         return doctor()
     flags, command = COMMANDS[name]
-    given = from_command_line(flags, argv, prog=f"multimask {name}")
+    words = list(argv)
+    for place, flag in enumerate(LEADING.get(name, ())):
+        if len(words) > 2 * place and not words[2 * place].startswith("-"):
+            words.insert(2 * place, flag)
+    given = from_command_line(flags, words, prog=f"multimask {name}")
     return guarded(lambda: command(given), name=f"multimask {name}")
 
 

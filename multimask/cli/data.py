@@ -1,7 +1,7 @@
 """From names on the command line to tokenizers, maskers, tables and batches."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -10,12 +10,22 @@ import yaml
 
 from multimask import plugins
 from multimask.cli.flags import size
-from multimask.datasets.cells import stored_arrays
+from multimask.datasets.cells import csv_cells, parquet_cells, stored_arrays
+from multimask.datasets.columns import Column
+from multimask.datasets.formats.depth_maps import DepthMapReader
+from multimask.datasets.formats.images import ImageReader
+from multimask.datasets.formats.label_maps import LabelMapReader
+from multimask.datasets.formats.spectral import SpectralReader
+from multimask.datasets.listing import listed_columns
+from multimask.datasets.rows import with_cells
 from multimask.datasets.store import is_store, open_store, packings
 from multimask.datasets.table import Table
+from multimask.datasets.transforms import CentreCrop
 from multimask.masking import Masker, masker_for
 from multimask.masking.budgets import Counting
 from multimask.masking.rules import Rule
+from multimask.modalities.spectral import SpectralPatches
+from multimask.modalities.tabular import Tabular
 from multimask.modality import Tokenizer, collate
 from multimask.model import MaskedModel
 from multimask.plugins import name_of
@@ -142,8 +152,98 @@ def model_table(model: MaskedModel, path: Path) -> Table:
     """A table read the way a model's modality wants it."""
     name = only_modality(model)
     tokenizer = model.tokenizers[name]
-    _, _, kind = name_of(type(tokenizer), {}).rpartition("/")
-    return file_table(path, name, kind, tokenizer)
+    return file_table(path, name, kind_of(tokenizer), tokenizer)
+
+
+def many_table(path: Path, tokenizers: Mapping[str, Tokenizer]) -> Table:
+    """A CSV or Parquet with a column of files for each modality, and the columns of cells that a
+    tokenizer of cells names. Modalities of which nothing is listed are left out.
+
+    Raises: ValueError where nothing of any modality is listed, and for ids that occur twice.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".parquet"):
+        raise ValueError(f"{path}: expected a CSV or Parquet table with a column a modality.")
+    cells = csv_cells(path) if suffix == ".csv" else parquet_cells(path)
+    listed = {name for name, column in cells.items() if any(x not in (None, "") for x in column)}
+    of_cells = {name: t for name, t in tokenizers.items() if isinstance(t, Tabular)}
+    files = [name for name in tokenizers if name in listed and name not in of_cells]
+    readers = {
+        name: reader_of(kind_of(tokenizers[name]), tokenizers[name], False) for name in files
+    }
+    if any(isinstance(reader, SpectralReader) for reader in readers.values()):
+        readers = {n: cut_not_resized(reader, tokenizers[n]) for n, reader in readers.items()}
+    columns, names = dict[str, Any](), list[str]()
+    other = Column.from_text if suffix == ".csv" else Column.of
+    if files:
+        columns, names = listed_columns(path, cells, other, files, path.parent)
+    else:
+        columns = {n: Column.of(c) if n == "id" else other(c) for n, c in cells.items()}
+    if not files and not any(set(t.columns) & listed for t in of_cells.values()):
+        raise ValueError(
+            f"{path}: lists nothing of {', '.join(tokenizers)}; columns are {', '.join(cells)}."
+        )
+    if not files and "id" not in columns:
+        raise ValueError(f"{path}: lists no files, so it must name its rows in a column id.")
+    table = Table.of(columns, {name: readers[name] for name in names}, path.parent)
+    for name in names:
+        files = (table.source(name, row) for row in range(len(table)))
+        there = (source for source in files if source is not None)
+        told = told_bands(readers[name], tokenizers[name], there)
+        table = table.with_readers(**{name: told})
+    for name, tokenizer in of_cells.items():
+        if there := [column for column in tokenizer.columns if column in cells]:
+            table = with_cells(table, name, there)
+    return table
+
+
+def cut_not_resized(reader: Any, tokenizer: Any) -> Any:
+    """Bands are cut out of the middle, never resized, and so must be what lies on them."""
+    if isinstance(reader, ImageReader | LabelMapReader | DepthMapReader):
+        return replace(reader, transform=CentreCrop(tokenizer.size))
+    return reader
+
+
+def told_bands(reader: Any, tokenizer: Tokenizer, sources: Iterable[Any]) -> Any:
+    """The reader, told what bands are where the first file that opens does not say it, or by words
+    that the model does not know, and has as many as the model lists."""
+    if not isinstance(reader, SpectralReader) or not isinstance(tokenizer, SpectralPatches):
+        return reader
+    for source in sources:
+        try:
+            file = reader.open(source)
+        except (BadSample, OSError):
+            continue  # reading its row lists it
+        nm, names = tokenizer.wavelengths, tokenizer.names
+        known = file.names is not None and set(file.names) <= set(names)
+        if file.wavelengths is not None or known or file.shape[0] != len(nm) + len(names):
+            return reader
+        places = (*nm, *(float("nan") for _ in names))
+        return replace(reader, wavelengths=places, names=(*(f"{x:g}" for x in nm), *names))
+    return reader
+
+
+def kind_of(tokenizer: Tokenizer) -> str:
+    """The plug-in name of a tokenizer's kind."""
+    return name_of(type(tokenizer), {}).rpartition("/")[2]
+
+
+def models_table(model: MaskedModel, path: Path) -> Table:
+    """As `many_table`, and of NPZ files and stores too: all of a model's modalities that are there,
+    read the way that the model wants them; other columns are labels."""
+    if path.suffix.lower() in (".csv", ".parquet"):
+        return many_table(path, model.tokenizers)
+    table = Table.open(path)
+    there = [name for name in model.tokenizers if name in table.readers]
+    if not there:
+        raise ValueError(
+            f"{path}: expected some of the model's modalities {', '.join(model.tokenizers)}, found "
+            f"{', '.join(table.readers)}."
+        )
+    columns = {n: c for n, c in table.columns.items() if n in there or n not in table.readers}
+    tokenizers = {name: model.tokenizers[name] for name in there}
+    readers = {name: reader_of(kind_of(t), t, False) for name, t in tokenizers.items()}
+    return Table.of(columns, readers, table.root)
 
 
 def only_modality(model: MaskedModel) -> str:

@@ -32,7 +32,7 @@ NEEDED = (
     "tqdm",
 )
 OPTIONAL = {
-    "decord": "default reader of clips (Linux x86-64)",
+    "decord": "second opinion on clips; reads runs of frames if asked to (Linux x86-64)",
     "pytorch3d": "compiled point operators; ours are used without it",
     "pyarrow": "Parquet tables",
     "huggingface-hub": "sharing models",

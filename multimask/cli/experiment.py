@@ -11,6 +11,7 @@ import inspect
 import json
 import platform
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -25,7 +26,15 @@ from multimask.checkpoints import initialise
 from multimask.checkpoints.folder import write_whole
 from multimask.cli.data import as_batch, rule_of
 from multimask.cli.flags import to_yaml
-from multimask.cli.measures import MEASURES, Scores, asked, labelled, scores
+from multimask.cli.measures import (
+    MEASURES,
+    Scores,
+    asked,
+    has_class,
+    incomparable,
+    labelled,
+    scores,
+)
 from multimask.cli.study import RunFlags, Study
 from multimask.masking import Masker, Ratio, Uniform
 from multimask.methods.recipe import Recipe
@@ -113,11 +122,9 @@ def comparable(study: Study) -> Study:
     hours of training."""
     if study.label is None:
         return study
-    train, test = (set(part.columns[study.label]) - {None} for part in (study.train, study.test))
-    if test and test <= train:
+    why = incomparable(*(part.columns[study.label] for part in (study.train, study.test)))
+    if why is None:
         return study
-    lacking = ", ".join(sorted(map(str, test - train))[:5])
-    why = f"the training rows lack {lacking}" if test else "no test row has a label"
     print(f"no probes: {why}; hold out other rows, or name another column with --label.")
     return replace(study, label=None)
 
@@ -162,9 +169,7 @@ def one_seed(flags: RunFlags, study: Study, seed: int, out: Path) -> SeedRun:
     draw_masks(recipe, study, seed, out / "masks.png")
     if study.label is None:
         return SeedRun(fitted, None, None)
-    pretrained, random_init = (
-        scores(model, study, flags, seed) for model in (recipe.model, initial)
-    )
+    pretrained, random_init = scores((recipe.model, initial), study, flags, seed)
     return SeedRun(fitted, pretrained, random_init)
 
 
@@ -207,14 +212,15 @@ def summarise(study: Study, runs: Mapping[int, SeedRun], measures: Iterable[str]
         metrics[f"{what}_gain_interval"] = None if between is None else [between.low, between.high]
         metrics[f"{what}_shows_learning"] = None if comparison is None else comparison.learned
         metrics[f"{what}_count"] = None if comparison is None else comparison.items
-    return metrics | controls(study)
+    scored = metrics["probe_accuracy"] is not None
+    return metrics | controls(study if scored else replace(study, label=None))
 
 
 def compared(runs: Mapping[int, SeedRun], what: str) -> evaluation.Comparison | None:
     pairs = [
         (run.pretrained[what], run.random_init[what])
         for run in runs.values()
-        if run.pretrained is not None and run.random_init is not None
+        if run.pretrained is not None and run.random_init is not None and what in run.pretrained
     ]
     if not pairs:
         return None
@@ -236,8 +242,10 @@ def controls(study: Study) -> dict[str, float | None]:
         train, test = (raw(samples, study.modalities) for samples in (study.train, study.test))
         fitted = evaluation.linear_probe(*labelled(train, study), *labelled(test, study))
         found.append(fitted.accuracy)
-    _, counts = np.unique(study.test.columns[study.label], return_counts=True)
-    return dict(zip(names, [*found, float(counts.max() / counts.sum())], strict=True))
+    classes = np.array(list(study.test.columns[study.label]), object)
+    counts = Counter(classes[has_class(classes)])
+    largest = max(counts.values()) / counts.total()
+    return dict(zip(names, [*found, largest], strict=True))
 
 
 def provenance(settings: str) -> dict[str, Any]:
@@ -276,6 +284,8 @@ def report(flags: RunFlags, metrics: Mapping[str, Any], measures: Iterable[str])
     if metrics["probe_accuracy"] is not None:
         lines.append("accuracy          pretrained   random init   (by seed)")
         for measure in measures:
+            if metrics[f"{key(measure)}_accuracy"] is None:
+                continue  # left out, which was said
             what, title, unit = key(measure), MEASURES[measure].title, MEASURES[measure].unit
             after, before = metrics[f"{what}_accuracy"], metrics[f"{what}_accuracy_random_init"]
             pairs = zip(

@@ -6,21 +6,26 @@ from multimask.evaluation.comparison import (
     paired_bootstrap,
     shows_learning,
 )
+from multimask.evaluation.crossmodal import Crossed, crossmodal_errors
 from multimask.evaluation.embeddings import Embeddings, embed, stream
 from multimask.evaluation.linear import Fitted, linear_probe, svm
 from multimask.evaluation.neighbours import Voted, knn
 from multimask.evaluation.raw import raw_means, raw_values
 from multimask.evaluation.reconstruction import Errors, reconstruction_error
 from multimask.evaluation.shots import FewShot, few_shot
+from multimask.evaluation.subsets import SubsetScore, subset_scores
 
 __all__ = [
     "Comparison",
+    "Crossed",
     "Embeddings",
     "Errors",
     "FewShot",
     "Fitted",
     "Interval",
+    "SubsetScore",
     "Voted",
+    "crossmodal_errors",
     "embed",
     "few_shot",
     "knn",
@@ -31,5 +36,6 @@ __all__ = [
     "reconstruction_error",
     "shows_learning",
     "stream",
+    "subset_scores",
     "svm",
 ]

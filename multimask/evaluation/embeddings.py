@@ -11,6 +11,7 @@ from jaxtyping import Float32, Shaped
 from torch import Tensor
 
 from multimask.evaluation.reading import batches, computed
+from multimask.filling import warn_unseen
 from multimask.modality import Tokenizer
 from multimask.model import MaskedModel
 from multimask.tokens import Batch, Sample, Samples
@@ -56,6 +57,8 @@ def embed(
             f"embed: modalities={sorted(names)} must be some of {sorted(model.tokenizers)}."
         )
     tokenizers = {name: t for name, t in model.tokenizers.items() if name in names}
+    if modalities is not None:
+        warn_unseen(model.seen, names)
 
     def pooled(batch: Batch) -> Tensor:
         return model.encode(batch.to(model.device)).pooled(pool)

@@ -5,13 +5,18 @@ states after evenly spaced blocks, brought to several resolutions and joined fro
 in FPN (Lin et al., CVPR 2017) and UPerNet (Xiao et al., ECCV 2018).
 """
 
-from typing import cast
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from multimask.checkpoints.folder import load, read_weights, write_whole
 from multimask.lattice import on_lattice, shared_grid
 from multimask.modality import HasBox
 from multimask.model import MaskedModel
@@ -22,6 +27,7 @@ POOL = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_po
 MODE = {1: "linear", 2: "bilinear", 3: "trilinear"}
 SCALES = (4.0, 2.0, 1.0, 0.5)  # of the levels against the lattice, as BEiT and MAE do for UPerNet
 BINS = (1, 2, 3, 6)  # cells a side of UPerNet's pyramid pooling
+WEIGHTS, FACTS = "head.safetensors", "dense.json"
 
 
 class LinearDense(nn.Module):
@@ -114,7 +120,7 @@ class DenseClassifier(nn.Module):
             )
         (box,) = cast(set[Grid], boxes)
         self.cells = tuple(n * side for n, side in zip(self.grid, box, strict=True))
-        self.model, self.classes = model, classes
+        self.model, self.classes, self.kind = model, classes, head
         width, depth = cast(int, model.encoder.width), cast(int, model.encoder.depth)
         self.head = HEADS[head](width, classes, len(self.grid))
         count = self.head.num_taps
@@ -131,3 +137,43 @@ class DenseClassifier(nn.Module):
             states = [tapped[tap] for tap in self.taps]
         levels = [on_lattice(self.model, batch, latents, x, self.grid) for x in states]
         return resized(self.head(levels), self.cells)
+
+    def save(self, folder: str | Path) -> None:
+        """A model folder, as `model.save` writes it, with `head.safetensors` and `dense.json`."""
+        folder = Path(folder)
+        self.model.save(folder)
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.head.state_dict().items()}
+        write_whole(folder / WEIGHTS, to_bytes(weights, metadata={"format": "pt"}))
+        facts = {"classes": self.classes, "head": self.kind}
+        write_whole(folder / FACTS, json.dumps(facts, indent=1).encode())
+
+    @staticmethod
+    def load(folder: str | Path, classes: Mapping[str, type] | None = None) -> "DenseClassifier":
+        """What `save` wrote, in eval mode. `classes` as for `multimask.load`.
+
+        Raises: FileNotFoundError, ValueError (one sentence) for folders that are none.
+        """
+        folder = Path(folder)
+        for name in (WEIGHTS, FACTS):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"{folder}: expected a model with a dense head, {WEIGHTS} and {FACTS}, found "
+                    f"no {name}; multimask.load reads models without a head."
+                )
+        facts = dense_facts(folder / FACTS)
+        made = DenseClassifier(load(folder, classes), facts["classes"], facts["head"])
+        made.head.load_state_dict(read_weights(folder / WEIGHTS, made.head.state_dict()))
+        return made.eval()
+
+
+def dense_facts(file: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(file.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{file}: expected JSON, but it cannot be read as such.") from error
+    wanted = {"classes": int, "head": str}
+    if not isinstance(facts, dict) or any(
+        not isinstance(facts.get(name), kind) for name, kind in wanted.items()
+    ):
+        raise ValueError(f"{file}: expected {', '.join(wanted)}, as a dense head has them.")
+    return facts

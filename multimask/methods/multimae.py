@@ -51,6 +51,7 @@ def multimae(
     subsets: bool = False,
     normed: tuple[str, ...] | None = None,
     learnt: bool = False,
+    masker: Masker | None = None,
     max_tokens: Mapping[str, int] | None = None,
 ) -> Recipe:
     """Build MultiMAE over ready tokenizers, with the paper's defaults (rgb, depth, semseg).
@@ -62,6 +63,7 @@ def multimae(
         alpha, subsets: of `Dirichlet`.
         normed: modalities answered a second time, normalised per token; by default "rgb" if there.
         learnt: balance the losses by learnt uncertainties instead of adding them up.
+        masker: another one altogether, instead of visible, decoded, alpha and subsets.
     """
     default_width, default_depth, default_heads = size(arch)
     encoder = Encoder(
@@ -98,7 +100,7 @@ def multimae(
     total = sum(slot_count(name, t, max_tokens or {}) for name, t in modalities.items())
     counts = Count(visible or max(1, total // 6), decoded or total)
     objective = Reconstruction(
-        Masker(Uniform(), Dirichlet(counts, alpha, subsets)),
+        masker or Masker(Uniform(), Dirichlet(counts, alpha, subsets)),
         average="sample",
         outputs=outputs,
         learnt=(*names, *outputs) if learnt else (),

@@ -94,9 +94,9 @@ class Collapse(RuntimeError):
 class ReweightedCosine(Objective):
     """Per graph with n scored nodes `sum of (error / n) ** beta`, averaged over graphs.
 
-    The error is the adapter's, `1 - cos`; nodes whose target has no direction are not scored. A
-    graph is a run of nodes along the last axis of the lattice: a body's frame. For beta = 2 this is
-    the mean of squared errors over n.
+    The error is the adapter's (`judged`), `1 - cos`; nodes whose target has no direction are not
+    scored. A graph is a run of nodes along the last axis of the lattice: a body's frame. For beta =
+    2 this is the mean of squared errors over n.
 
     `after_step` asserts that latents differ: their spread (the standard deviation of unit vectors
     over the batch, 0 when all are parallel) is looked at every `check_every` steps.
@@ -126,7 +126,8 @@ class ReweightedCosine(Objective):
         tokens = model.tokenize(batch)
         masking = model.picked(tokens, self.masking(model, tokens, batch, step))
         latents = model.encode_visible(tokens, masking)
-        self.spread = spread_of(latents)
+        if (self.steps + 1) % self.check_every == 0:  # `after_step` will look at it
+            self.spread = spread_of(latents)
         features = model.decode(tokens, latents, masking)
         asked = masking.asked.flatten()
         slots = masking.decoded_ids.flatten()
@@ -134,8 +135,8 @@ class ReweightedCosine(Objective):
         terms = {}
         for name, (prediction, values, at) in model.predict(tokens, features, masking).items():
             adapter: Any = model.adapter(name)
-            error = adapter.error(prediction, values)
-            scored = asked.index_select(0, at) & adapter.directed(values)
+            error, directed = adapter.judged(prediction, values)
+            scored = asked.index_select(0, at) & directed
             nodes, graphs = graph_size(tokens, name)
             place = (slots.index_select(0, at) - model.slots[name].start) // nodes
             graph = (at // num_decoded) * graphs + place

@@ -19,7 +19,7 @@ from multimask.tokens import Sample, Samples
 from multimask.training import hardware, sharding
 from multimask.training.checkpoints import Checkpoints, StopAfter
 from multimask.training.loader import ReadAlike, loaders
-from multimask.training.missing import foreseen, settled, told
+from multimask.training.missing import foreseen, settled, subsets_seen, told
 from multimask.training.neighbours import Neighbours
 from multimask.training.profile import StepProfile
 from multimask.training.progress import Progress
@@ -176,6 +176,7 @@ def fit(
             sharding.bring_back((model, objective), learner)
             model.eval()
             objective.eval()
+        note_subsets(model, masker, train)
         return result(shell, masker, place)
 
 
@@ -234,6 +235,13 @@ def fitting(
         yield masker
     finally:
         objective.masker = asked
+
+
+def note_subsets(model: MaskedModel, masker: Masker | None, train: Chosen) -> None:
+    """The model remembers what its encoder read, so that it can warn of what it never did."""
+    if masker is not None and masker.content_free and len(model.slots) > 1:
+        seen = subsets_seen(masker, train.missing(model.slots), foreseen(model))
+        model.seen = tuple(sorted({*(model.seen or ()), *seen}))
 
 
 def leave(shell: Shell, out: Path | None, pictures: bool) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Int
 
 from multimask.masking.budgets import Natural
@@ -13,10 +14,13 @@ from multimask.masking.masker import Masker
 from multimask.masking.rules import Ties
 from multimask.masking.sharing import lowered
 from multimask.model import MaskedModel
-from multimask.tokens import Samples, Slots
+from multimask.tokens import Samples, Slots, Step
 from multimask.training.reading import blanks
 
 Missing = Bool[np.ndarray, "rows modalities"]
+Subsets = tuple[tuple[str, ...], ...]
+
+DRAWS, PATTERNS = 2048, 32  # of maskings, and of what rows lack
 
 
 def missing_matrix(samples: Samples, names: Iterable[str]) -> Missing:
@@ -74,6 +78,30 @@ def settled(
         )
     budget = lowered(masker.budget, total // unit, limit)
     return masker if budget is masker.budget else replace(masker, budget=budget)
+
+
+def subsets_seen(masker: Masker, missing: Missing, context: Context) -> Subsets:
+    """Sets of modalities of which an encoder reads something, and nothing of others, in training:
+    those that come up in some thousand draws over what rows lack.
+
+    `missing` has a column a modality, in the order of the context's slots.
+    """
+    slots, found = context.slots, set()
+    patterns, often = np.unique(missing, axis=0, return_counts=True)
+    common = [p for p in patterns[np.argsort(-often)] if not p.all()][:PATTERNS]
+    starts = [start for start, _ in getattr(masker.budget, "stages", ((0, None),))]
+    for start in starts:
+        for number, lacking in enumerate(common):
+            there = [not p for p, where in zip(lacking, slots.values(), strict=True) for _ in where]
+            exists = torch.tensor(there).expand(max(64, DRAWS // len(common)), -1)
+            ids = [f"{start}/{number}/{draw}" for draw in range(len(exists))]
+            now = replace(context, complete=not lacking.any(), step=start)
+            visible = masker(exists, Step().generators(ids, "seen"), now).visible
+            reads = [visible[:, w.start : w.stop].any(dim=1) for w in slots.values()]
+            found |= set(map(tuple, torch.stack(reads, dim=1).tolist()))
+    names = list(slots)
+    return tuple(sorted(tuple(n for n, read in zip(names, row, strict=True) if read)
+                        for row in found))  # fmt: skip
 
 
 def told(

@@ -1,0 +1,225 @@
+"""`multimask evaluate`: what a model's vectors are worth, made of any of its modalities."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+
+from multimask import evaluation, pictures
+from multimask.checkpoints import load
+from multimask.checkpoints.folder import write_whole
+from multimask.cli.data import models_table, parts_of
+from multimask.datasets.table import Table
+from multimask.dots import dots
+from multimask.ensembles import subsets_of
+from multimask.evaluation import SubsetScore
+from multimask.model import MaskedModel
+from multimask.plugins import from_config, to_config
+
+MEASURES = {"probe": "probe", "knn": "kNN", "carried": "probe of all"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Linear probe and nearest neighbours for every set of modalities, beside random weights.
+
+    The "probe of all" learned with all modalities there and is asked when only some are.
+    """
+
+    model: Annotated[Path, "folder of a saved model"]
+    data: Annotated[Path, "CSV, Parquet, NPZ or store with a column a modality, and labels"]
+    subsets: Annotated[tuple[str, ...], "all, or sets such as rgb,rgb+depth"] = ("all",)
+    beside: Annotated[tuple[str, ...], "folders of other models of the same modalities"] = ()
+    label: Annotated[str, "column with the classes"] = "label"
+    held_out: Annotated[float, "share tested on where the data name no split"] = 0.25
+    pool: Annotated[str, "mean of the tokens, or global: the first global token"] = "mean"
+    workers: Annotated[int, "processes that read data"] = 0
+    device: Annotated[str, "auto, cpu, cuda"] = "auto"
+    seed: Annotated[int, "of the random weights and the probe"] = 0
+    out: Annotated[Path, "folder for subsets.json, subsets.csv and subsets.png"] = Path(
+        "runs/evaluate"
+    )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One model's scores, by subset, and what it is called."""
+
+    name: str
+    scores: list[SubsetScore]
+    of: dict[tuple[str, ...], SubsetScore] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "of", {score.names: score for score in self.scores})
+
+
+def evaluate(flags: Evaluate) -> None:
+    model = load(flags.model)
+    table = models_table(model, flags.data)
+    if flags.label not in table.columns:
+        raise ValueError(
+            f"{flags.data}: has no column {flags.label!r} to probe; columns are "
+            f"{', '.join(table.columns)}. Name it with --label."
+        )
+    train, test = parts_of(table, flags.held_out, None)
+    subsets = asked_for(flags.subsets, list(table.readers), model)
+    torch.manual_seed(flags.seed)
+    models = {"model": model, "random weights": from_config(to_config(model))}
+    for folder in flags.beside:
+        models[folder] = other(folder, model)
+    judged = [
+        Judged(name, scored(one, train, test, subsets, flags)) for name, one in models.items()
+    ]
+    flags.out.mkdir(parents=True, exist_ok=True)
+    rows = [numbers(subset, judged) for subset in subsets]
+    losses = lost(judged, subsets)
+    written = {"train_rows": len(train), "test_rows": len(test), "subsets": rows, "lost": losses}
+    write_whole(flags.out / "subsets.json", (json.dumps(written, indent=1) + "\n").encode())
+    write_whole(flags.out / "subsets.csv", as_csv(rows))
+    pictures.save(drawn(rows, judged, test, flags.label), flags.out / "subsets.png")
+    print(f"{len(train)} training and {len(test)} test rows")
+    print(told(rows, judged, losses))
+    print(f"look at           {flags.out / 'subsets.png'}")
+
+
+def asked_for(
+    given: Sequence[str], there: Sequence[str], model: MaskedModel
+) -> list[tuple[str, ...]]:
+    """Sets of modalities, small ones first."""
+    if tuple(given) == ("all",):
+        return subsets_of(there)
+    wanted = [tuple(sorted(set(text.split("+")))) for text in given]
+    for text, names in zip(given, wanted, strict=True):
+        if unknown := sorted(set(names) - set(there)):
+            raise ValueError(
+                f"--subsets {text}: {unknown[0]!r} is no column of the model's modalities; there "
+                f"are {', '.join(there)}."
+            )
+    return sorted(wanted, key=lambda names: (len(names), names))
+
+
+def other(folder: str, model: MaskedModel) -> MaskedModel:
+    found = load(folder)
+    if list(found.slots) != list(model.slots):
+        raise ValueError(
+            f"--beside {folder}: its modalities are {', '.join(found.slots)}, those of the model "
+            f"{', '.join(model.slots)}."
+        )
+    return found
+
+
+def scored(
+    model: MaskedModel,
+    train: Table,
+    test: Table,
+    subsets: Sequence[tuple[str, ...]],
+    flags: Evaluate,
+) -> list[SubsetScore]:
+    return evaluation.subset_scores(
+        model,
+        train,
+        test,
+        flags.label,
+        subsets,
+        pool=flags.pool,
+        workers=flags.workers,
+        device=flags.device,
+        seed=flags.seed,
+    )
+
+
+# --- telling --------------------------------------------------------------------------------------
+
+
+def numbers(subset: tuple[str, ...], judged: Sequence[Judged]) -> dict[str, Any]:
+    """One subset's row: accuracies by model and measure."""
+    first = judged[0].of[subset]
+    row: dict[str, Any] = {"subset": "+".join(subset), "test_rows": len(first.items)}
+    row["seen_in_training"] = first.seen
+    for each in judged:
+        for measure in MEASURES:
+            right = getattr(each.of[subset], measure)
+            row[f"{measure} {each.name}"] = None if right is None else float(right.mean())
+    return row
+
+
+def lost(judged: Sequence[Judged], subsets: Sequence[tuple[str, ...]]) -> dict[str, dict[str, Any]]:
+    """By measure: what each model loses on average when modalities drop, and how much more the
+    others lose than the first; paired over the test rows that have all modalities."""
+    whole = max(subsets, key=len)
+    fewer = [subset for subset in subsets if set(subset) < set(whole)]
+    found: dict[str, dict[str, Any]] = {}
+    for measure in MEASURES:
+        scores = {each.name: [each.of[s] for s in (whole, *fewer)] for each in judged}
+        if not fewer or any(getattr(s, measure) is None for all_ in scores.values() for s in all_):
+            continue
+        items = judged[0].of[whole].items
+        losses = {}
+        for name, (first, *rest) in scores.items():
+            kept = np.mean([of_items(s, measure, items) for s in rest], axis=0)
+            losses[name] = of_items(first, measure, items) - kept
+        found[measure] = {name: {"lost": float(x.mean())} for name, x in losses.items()}
+        for name in list(losses)[1:]:
+            more = evaluation.paired_bootstrap([losses[name]], [losses[judged[0].name]])
+            found[measure][name] |= {"more_by": more.mean, "interval": [more.low, more.high]}
+    return found
+
+
+def of_items(score: SubsetScore, measure: str, items: Sequence[str]) -> np.ndarray:
+    """Right or wrong of these rows, in this order."""
+    place = {name: index for index, name in enumerate(score.items)}
+    return getattr(score, measure)[[place[name] for name in items]].astype(float)
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> bytes:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue().encode()
+
+
+def drawn(
+    rows: Sequence[dict[str, Any]], judged: Sequence[Judged], test: Table, label: str
+) -> np.ndarray:
+    """Each subset's probes: of itself and the one of all, beside random weights."""
+    classes = [str(value) for value in test.columns[label] if value is not None]
+    ways = {f"{measure} {each.name}": f"{MEASURES[measure]}, {each.name}"
+            for each in judged for measure in ("probe", "carried")}  # fmt: skip
+    lines = {row["subset"]: [row[way] for way in ways] for row in rows}
+    chance = float(np.unique(classes, return_counts=True)[1].max() / len(classes))
+    return dots(lines, list(ways.values()), "accuracy by what is there", "accuracy", chance)
+
+
+def told(
+    rows: Sequence[dict[str, Any]], judged: Sequence[Judged], losses: dict[str, dict[str, Any]]
+) -> str:
+    wide = max(12, *(len(row["subset"]) + 2 for row in rows))
+    columns = [(measure, each.name) for measure in MEASURES for each in judged]
+    short = ["model", "random", *(f"beside {n}" for n in range(1, len(judged) - 1))]
+    heads = [f"{MEASURES[m]:<{10 * len(judged)}}" for m in MEASURES]
+    lines = [f"{'':<{wide}}{'rows':<7}" + "".join(heads)]
+    lines.append(f"{'':<{wide}}{'':<7}" + "".join(f"{n:<10}" for n in short) * len(MEASURES))
+    for row in rows:
+        name = row["subset"] + ("*" if row["seen_in_training"] is False else "")
+        values = [row[f"{measure} {who}"] for measure, who in columns]
+        cells = "".join(f"{'-' if v is None else f'{v:.3f}':<10}" for v in values)
+        lines.append(f"{name:<{wide}}{row['test_rows']:<7}{cells}")
+    for measure, found in losses.items():
+        cells = []
+        for name, numbers_of in found.items():
+            text = f"{name} {numbers_of['lost']:.3f}"
+            if "interval" in numbers_of:
+                low, high = numbers_of["interval"]
+                text += f" (more by {numbers_of['more_by']:+.3f} [{low:+.3f}, {high:+.3f}])"
+            cells.append(text)
+        lines.append(f"{MEASURES[measure]} loses when modalities drop: " + ", ".join(cells))
+    if any(row["seen_in_training"] is False for row in rows):
+        lines.append("* warning: in training the encoder never read something of just these.")
+    return "\n".join(lines)
