@@ -208,11 +208,11 @@ def value_of(table: Any, name: str, row: int, packing: Packing) -> Value:
         value = source.value() if isinstance(source, Entry) else torch.as_tensor(source)
     else:
         with usable(source, reader) as given:
-            facts = table._reported(name, row) if isinstance(reader, Informed) else {}
-            if facts and isinstance(reader, Informed):  # they are not asked for again
-                value = reader.read_known(given, facts)
+            read = reader.read
+            if isinstance(reader, Informed) and (facts := table._reported(name, row)):
+                value = reader.read_known(given, facts)  # they are not asked for again
             else:
-                value = reader.read(given)
+                value = read(given)
     return taken_apart(value)
 
 
