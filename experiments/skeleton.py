@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
+import torch
+from torch import Tensor
 
 from multimask.cli.data import parts_of
 from multimask.cli.experiment import RunFlags, Study, carry_out
@@ -157,25 +158,27 @@ def tokenizer_for(config: Config) -> SkeletonJoints:
 
 
 def typical_unit(table: Table, most: int = 32) -> float:
-    """The largest of 1, 2, 5, 10, 20 ... and 0.5, 0.2, 0.1 ... that joints lie from the middle of
-    their body, root mean square of a coordinate. Whatever files are written in, values are then
-    about 1: far smaller ones vanish beside a token's place, larger ones drown it.
+    """The largest of ... 0.1, 0.2, 0.5, 1, 2, 5, 10 ... that joints lie from the middle of their
+    body, root mean square of a coordinate. Whatever files are written in, values are then about 1:
+    far smaller ones vanish beside a token's place, larger ones drown it.
 
     Rows that cannot be read are left to training, which lists them.
     """
-    squares: list[np.ndarray] = []
+    squares: list[Tensor] = []
     for row in range(0, len(table), max(1, len(table) // most)):
         try:
-            clip = table[row]["skeleton"].double().numpy()
+            clip = table[row]["skeleton"].double()
         except (BadSample, OSError):
             continue
-        seen = clip[np.isfinite(clip).all(axis=(2, 3))]  # bodies and frames with all joints
-        squares.append((seen - seen.mean(axis=1, keepdims=True)).ravel() ** 2)
-    size = math.sqrt(np.concatenate(squares).mean()) if any(map(len, squares)) else 0.0
-    if size == 0:
+        known = clip.isfinite().all(dim=-1, keepdim=True)
+        joints = known.sum(dim=2, keepdim=True).clamp(min=1)
+        middle = torch.where(known, clip, 0.0).sum(dim=2, keepdim=True) / joints
+        squares.append((clip - middle).square()[known.expand_as(clip)])
+    size = float(torch.cat(squares).mean().sqrt()) if squares else 0.0
+    if not 0 < size < math.inf:  # nothing was read, or all joints stand in one place
         return 1.0
     ten = 10.0 ** math.floor(math.log10(size))
-    return max(step * ten for step in (1, 2, 5) if step * ten <= size)
+    return max(step * ten for step in (1, 2, 5) if step * ten <= size * (1 + 1e-9))
 
 
 def opened(config: Config, reader: SkeletonReader) -> Table:

@@ -39,7 +39,7 @@ from multimask.model import MaskedModel
 from multimask.tokens import BadSample, Step
 
 LOOK_AT = 256  # samples that bands, sizes, mean and spread are taken from
-TRAIN, TEST = 800, 400  # made scenes
+TRAIN, TEST = 1600, 400  # made scenes
 LARGEST, PATCH = 64, 8  # pixels a side of a sample and a patch, where flags do not say
 LAYOUTS: dict[str, Callable[[Path], Table]] = {
     "eurosat-ms": eurosat_ms,
@@ -57,13 +57,14 @@ class Config(RunFlags):
     """Masked pre-training on spectral imagery and pictures of many channels."""
 
     out: Annotated[Path, "run folder"] = Path("runs/spectral")
-    epochs: Annotated[int, "passes over the training rows"] = 40
-    batch_size: Annotated[int, "samples an optimiser step"] = 32
+    epochs: Annotated[int, "passes over the training rows"] = 12
+    batch_size: Annotated[int, "samples an optimiser step"] = 16
+    online_knn: Annotated[bool, "kNN accuracy after every epoch; reads all rows for it"] = False
     layout: Annotated[str | None, f"public set that --data holds: {', '.join(LAYOUTS)}"] = None
     bands: Annotated[
         tuple[str, ...],
         "what the bands are, in order, where files do not say: nm, channel names, or a sensor "
-        f"({', '.join(ORDERS)}); of made scenes: nm, or {', '.join(SENSORS)}",
+        f"({', '.join(ORDERS)}); of made scenes: nm, or {', '.join(SENSORS)}; default each its own",
     ] = ()
     only: Annotated[tuple[str, ...], "read only these bands of the files, by name or index"] = ()
     nodata: Annotated[float | None, "number that means missing, where files do not say"] = None
@@ -102,8 +103,8 @@ SMALL: dict[str, Any] = {
     "decoder_heads": 4,
     "lr": 2e-3,
 }
-# of the made scenes, whose materials differ in level
-SCENES_WANT = {"normalise": False, "image_size": 32}
+# of the made scenes, whose spectra stand in the patches' levels
+SCENES_WANT = {"normalise": False, "image_size": 16}
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -175,10 +176,13 @@ def scenes(size: int, bands: tuple[str, ...], limit: int | None) -> Table:
     return mixture_scenes(train, test, size, made_wavelengths(bands))
 
 
-def made_wavelengths(words: tuple[str, ...]) -> tuple[float, ...]:
-    """The bands that see the made scenes: a sensor's name, or wavelengths."""
-    if len(words) < 2 and "".join(words or ("landsat7",)) in SENSORS:
-        return SENSORS["".join(words or ("landsat7",))]
+def made_wavelengths(words: tuple[str, ...]) -> tuple[float, ...] | None:
+    """The bands that see the made scenes: a sensor's name, or wavelengths; of none given, each
+    scene's own."""
+    if not words:
+        return None
+    if len(words) == 1 and words[0] in SENSORS:
+        return SENSORS[words[0]]
     _, nm = stated_bands(words)
     if any(x != x for x in nm):
         raise ValueError(

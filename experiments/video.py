@@ -45,8 +45,8 @@ class Config(RunFlags):
 
     out: Annotated[Path, "run folder"] = Path("runs/video")
     method: Annotated[str, "pre-training method: videomae, videomae-v2, mae"] = "videomae"
-    epochs: Annotated[int, "passes over the training rows"] = 50
-    batch_size: Annotated[int, "samples an optimiser step"] = 64
+    epochs: Annotated[int, "passes over the training rows; 0: 120, made clips 50"] = 0
+    batch_size: Annotated[int, "samples an optimiser step; 0: 16, made clips 64"] = 0
     made: Annotated[
         Literal["shapes", "cameras"],
         "clips made where no --data are given: one shape that moves, or a camera over textures "
@@ -77,6 +77,8 @@ class Config(RunFlags):
 # noise, so plain values are regressed: normalised, the noise would be all that is asked for. Tubes
 # of 16 places would leave one or two to see; the shallow decoder leaves motion to the encoder.
 MADE: dict[str, Any] = {
+    "epochs": 50,
+    "batch_size": 64,
     "frames": 8,
     "stride": 1,
     "image_size": 32,
@@ -95,7 +97,14 @@ MADE: dict[str, Any] = {
     "warmup": 0.1,
 }
 # files: 8 x 6 x 6 tubelets; with a GPU say --size base --image-size 224 --batch-size 256
-FILES: dict[str, Any] = {"frames": 16, "stride": 4, "image_size": 96, "patch": 16}
+FILES: dict[str, Any] = {
+    "epochs": 120,
+    "batch_size": 16,
+    "frames": 16,
+    "stride": 4,
+    "image_size": 96,
+    "patch": 16,
+}
 GREY: dict[str, Any] = {"channels": 1, "mean": 0.449, "std": 0.226}  # ImageNet's, in luminance
 
 
@@ -118,16 +127,20 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def with_defaults(config: Config, defaults: Mapping[str, Any]) -> Config:
-    """Flags that were not given take the value that suits the data; one that names a size wants
-    the size's own numbers."""
+    """Flags that were not given (None, or a count of 0) take the value that suits the data; one
+    that names a size wants the size's own numbers."""
     sizes = {"width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads"}
     skipped = set() if small(config) else sizes
     unset = {
         name: value
         for name, value in defaults.items()
-        if getattr(config, name) is None and name not in skipped
+        if name not in skipped and not given(getattr(config, name))
     }
     return replace(config, **unset)
+
+
+def given(value: Any) -> bool:
+    return value is not None and (isinstance(value, bool) or value != 0)
 
 
 def small(config: Config) -> bool:

@@ -140,14 +140,20 @@ class SpectralAdapter(nn.Module):
     ) -> Float[Tensor, "m c"]:
         return self.projection.answer(features, coords)
 
+    def targets(self, values: Float[Tensor, "m c"]) -> Float[Tensor, "m c"]:
+        """What `predict` is asked for: the values, normalised as `target` says; NaN where a pixel
+        is missing."""
+        if self.target.unit == "none":
+            return values
+        known = ~values.isnan()
+        mean, spread = self.statistics(values.masked_fill(~known, 0.0), known)
+        return (values - mean) / spread
+
     def error(
         self, prediction: Float[Tensor, "m c"], values: Num[Tensor, "m c"]
     ) -> Float[Tensor, " m"]:
         known = ~values.isnan()
-        wanted = values.masked_fill(~known, 0.0).to(prediction.dtype)
-        if self.target.unit != "none":
-            mean, spread = self.statistics(wanted, known)
-            wanted = (wanted - mean) / spread
+        wanted = self.targets(values.to(prediction.dtype)).masked_fill(~known, 0.0)
         squared = (prediction - wanted).square() * known
         return squared.sum(dim=1) / known.sum(dim=1).clamp(min=1)
 

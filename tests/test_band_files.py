@@ -490,3 +490,14 @@ def test_real_damaged_files(shared_data: Path) -> None:
         with pytest.raises(BadSample) as caught:
             SpectralReader().read(path)
         assert str(path) in str(caught.value)
+
+
+def test_arrays_may_bring_their_wavelengths() -> None:
+    pixels = np.arange(24.0).reshape(2, 3, 4)
+    sample = SpectralReader(bands=(1, 0)).read({"pixels": pixels, "wavelengths": (900.0, 500.0)})
+    assert sample["wavelengths"].tolist() == [500.0, 900.0]
+    assert sample["pixels"][1].tolist() == pixels[0].tolist()
+    with pytest.raises(BadSample, match="expected pixels and wavelengths, found cube"):
+        SpectralReader().read({"cube": pixels})
+    with pytest.raises(BadSample, match="expected 3 bands, as many as wavelengths"):
+        SpectralReader().read({"pixels": pixels, "wavelengths": (1.0, 2.0, 3.0)})

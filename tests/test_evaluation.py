@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from multimask.cli.measures import incomparable, labelled
+from multimask.cli.study import Study
+from multimask.datasets.table import Table
 from multimask.evaluation import (
+    Embeddings,
     embed,
     few_shot,
     knn,
@@ -486,3 +490,34 @@ def test_bad_samples_are_told_by_the_error_as_well() -> None:
     assert [name for name, _ in found.skipped] == ["bad"]
     with pytest.raises(ValueError, match=r"no hidden token was scored; the first skipped: bad"):
         reconstruction_error(build(names=["day"]), samples[3:], MASKER)
+
+
+# --- labels of an experiment ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "why"),
+    [
+        (["a", "a", "b", "b"], ["b", None, "a"], None),
+        (["a", "a", "b", "b"], ["a", "c"], "the training rows lack c"),
+        (["a", "a", None, ""], ["a", "a"], "all training rows are of class a"),
+        (["a", "a", "b", "b"], ["b", "b"], "all test rows are of class b"),
+        (["a", "a", "b"], ["b", "a"], "a single training row is of class b"),
+        ([1.0, 2.0], [float("nan"), None], "no test row has a label"),
+    ],
+)
+def test_labels_that_no_probe_can_use_are_told_before_training(
+    train: list[Any], test: list[Any], why: str | None
+) -> None:
+    told = incomparable(train, test)
+    assert told is None if why is None else why in str(told)
+
+
+def test_rows_without_a_label_are_left_out_of_probes() -> None:
+    features = np.arange(8, dtype=np.float32).reshape(4, 2)
+    labels = np.array(["x", None, "", "y"], object)
+    made = Embeddings(tuple("abcd"), features, {"kind": labels}, ())
+    table = Table.from_arrays(day=np.zeros((1, 2), np.float32), id=["a"])
+    rows, classes = labelled(made, Study({}, table, table, "kind"))
+    np.testing.assert_array_equal(rows, features[[0, 3]])
+    assert classes.tolist() == ["x", "y"]

@@ -15,7 +15,6 @@ from multimask.cli import main as command
 from multimask.cli.data import file_table, rule_of, tokenizer_of
 from multimask.cli.experiment import build_recipe
 from multimask.cli.flags import run
-from multimask.cli.measures import incomparable
 from multimask.cli.study import RunFlags
 from multimask.datasets.formats.skeleton_facts import suggested
 from multimask.datasets.formats.skeletons import SkeletonReader
@@ -203,24 +202,6 @@ def test_a_topology_may_be_given_by_name_or_as_data() -> None:
     with pytest.raises(ValueError, match="expected joints and parents"):
         as_topology({"bones": []})
     assert SMPL24.right_parts == ("right_arm", "right_leg")
-
-
-@pytest.mark.parametrize(
-    ("train", "test", "why"),
-    [
-        (["a", "a", "b", "b"], ["b", None, "a"], None),
-        (["a", "a", "b", "b"], ["a", "c"], "the training rows lack c"),
-        (["a", "a", None, ""], ["a", "a"], "all training rows are of class a"),
-        (["a", "a", "b", "b"], ["b", "b"], "all test rows are of class b"),
-        (["a", "a", "b"], ["b", "a"], "a single training row is of class b"),
-        ([1.0, 2.0], [float("nan"), None], "no test row has a label"),
-    ],
-)
-def test_labels_that_no_probe_can_use_are_told_before_training(
-    train: list[Any], test: list[Any], why: str | None
-) -> None:
-    told = incomparable(train, test)
-    assert told is None if why is None else why in str(told)
 
 
 # --- maskers by name ------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """SkeletonMAE: the graph layers and the re-weighted cosine loss, against closed forms."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -263,8 +264,6 @@ def test_the_decoder_reads_nothing_of_what_the_encoder_made_of_hidden_joints() -
     wanted = model.decode(tokens, latents, masking)
     shown = masking.visible[..., None]
     spoilt = latents.tokens + torch.where(shown, 0.0, 5.0)
-    from dataclasses import replace
-
     again = model.decode(tokens, replace(latents, tokens=spoilt), masking)
     assert torch.equal(wanted, again)
     seen = model.decode(tokens, replace(latents, tokens=latents.tokens + 5.0 * shown), masking)

@@ -203,6 +203,20 @@ def test_reconstruction_errors_leave_out_what_is_missing() -> None:
     assert found.error == pytest.approx(wanted, rel=1e-4)
 
 
+def test_the_mean_of_a_pixel_is_that_of_the_samples_that_have_it() -> None:
+    bright, dim = torch.full((5, 16, 16), 0.4), torch.full((5, 16, 16), 0.2)
+    dim[:, ::2] = torch.nan
+    train = [
+        {"id": str(row), "cube": {"pixels": pixels, "wavelengths": NM}}
+        for row, pixels in enumerate((bright, dim))
+    ]
+    masker = Masker(Uniform(), Count(20))
+    plain = reconstruction_error(small(target=Target("none")), train[:1], masker, train=train)
+    assert plain.modalities["cube"].of_mean == pytest.approx((0.4 - 0.3) ** 2 / 2)
+    normed = reconstruction_error(small(target=Target("patch")), train, masker, train=train)
+    assert normed.modalities["cube"].of_mean == pytest.approx(0.0, abs=1e-6)  # even patches
+
+
 def test_zero_answers_to_normalised_targets_cost_one_less_than_one() -> None:
     patches = SpectralPatches(size=16, patch=16, bands=12, group=12)
     adapter = SpectralAdapter(patches, 16, 16, Target("patch", epsilon=1e-12))

@@ -1,9 +1,11 @@
-"""Made scenes: the same on every machine, balanced, and blind to sums over pixels."""
+"""Made scenes: the same on every machine, and blind to what numbers at fixed places tell."""
 
 import pytest
 import torch
 
 from multimask.datasets.synthetic_spectral import (
+    BRIGHTNESS,
+    GRID,
     MATERIALS,
     SENSORS,
     WAVELENGTHS,
@@ -19,10 +21,23 @@ def test_scenes_repeat_and_follow_the_seed() -> None:
     pixels = [table[0]["cube"]["pixels"] for table in (first, again, other)]
     assert torch.equal(pixels[0], pixels[1])
     assert not torch.equal(pixels[0], pixels[2])
-    assert pixels[0].shape == (60, 16, 16)
+    assert pixels[0].shape == (12, 16, 16)
     assert pixels[0].isfinite().all()
-    assert first[0]["cube"]["wavelengths"].tolist() == pytest.approx(WAVELENGTHS)
     assert list(first.columns["split"]) == ["train"] * 4 + ["test"] * 2
+
+
+def test_every_scene_has_bands_of_its_own() -> None:
+    table = mixture_scenes(6, 2, size=16, bands=5)
+    seen = [tuple(table[row]["cube"]["wavelengths"].tolist()) for row in range(len(table))]
+    assert len(set(seen)) == len(table)
+    assert {round(nm, 1) for bands in seen for nm in bands} <= set(GRID)
+    assert all(len(set(bands)) == 5 for bands in seen)
+    assert any(bands != tuple(sorted(bands)) for bands in seen)
+
+
+def test_over_all_bands_materials_are_equally_bright() -> None:
+    means = spectra(GRID).mean(dim=1)
+    torch.testing.assert_close(means, torch.full((len(MATERIALS),), BRIGHTNESS))
 
 
 def test_a_larger_set_begins_with_the_smaller() -> None:
@@ -30,21 +45,21 @@ def test_a_larger_set_begins_with_the_smaller() -> None:
     assert torch.equal(small[1]["cube"]["pixels"], large[1]["cube"]["pixels"])
 
 
-def test_every_scene_holds_every_material_alike_and_one_as_an_object() -> None:
+def test_every_scene_holds_every_material_and_most_of_one() -> None:
     maps = cluster_maps("train")
     for main in range(len(MATERIALS)):
         shares = abundances(maps, 32, main, torch.Generator().manual_seed(main))
         torch.testing.assert_close(shares.sum(dim=0), torch.ones(32, 32))
         amounts = shares.mean(dim=(1, 2))
-        torch.testing.assert_close(amounts, torch.full((8,), 1 / 8), atol=4e-3, rtol=0)
-        assert (shares > 0.7).flatten(1).sum(dim=1).argmax() == main
-        assert (shares[main] > 0.7).float().mean() > 0.08
+        assert amounts.argmax() == main
+        assert amounts.min() > 0
 
 
 def test_sensors_see_the_same_scene() -> None:
-    tables = [mixture_scenes(1, 1, 16, nm) for nm in (SENSORS["sentinel2"], SENSORS["hyper"])]
+    tables = [mixture_scenes(1, 1, 16, nm) for nm in (SENSORS["sentinel2"], WAVELENGTHS)]
     few, many = (table[0]["cube"] for table in tables)
     assert few["pixels"].shape[0] == 12
+    assert many["wavelengths"].tolist() == pytest.approx(WAVELENGTHS)
     red, near = few["pixels"][3], many["pixels"][8]  # 665 and 671 nm
     together = torch.stack((red.flatten(), near.flatten()))
     assert torch.corrcoef(together)[0, 1] > 0.9
@@ -55,7 +70,6 @@ def test_spectra_have_the_features_they_are_known_by() -> None:
     leaf, water, snow, clay = (at[name] for name in ("leaf", "water", "snow", "clay"))
     assert leaf[2] > 5 * leaf[1]  # the red edge
     assert leaf[0] > leaf[1]  # green
-    assert water[2] < 0.01
-    assert snow[0] > 0.8
-    assert snow[4] < 0.2
-    assert clay[5] < clay[4] - 0.08
+    assert water[2] < water[0] / 10
+    assert snow[4] < snow[0] / 4
+    assert clay[5] < clay[4] / 1.3

@@ -223,3 +223,16 @@ def test_made_shapes_are_balanced_files_of_one_seed(tmp_path: Path) -> None:
     assert list(table.where(split="train").columns["label"]) == [*WAYS, *WAYS]
     assert table[9]["video"]["frames"].shape == (4, 3, 16, 16)
     assert torch.equal(table[9]["video"]["frames"], again[9]["video"]["frames"])
+
+
+def test_packing_asks_nothing_that_the_table_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = moving_shapes(train=2, test=0, frames=4, size=16, folder=tmp_path / "clips")
+
+    def asked(*_: object) -> None:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr("multimask.datasets.formats.videos.PROBER", asked)
+    store = table.pack(tmp_path / "clips.zarr")
+    assert torch.equal(store[1]["video"]["frames"], table[1]["video"]["frames"])

@@ -71,15 +71,15 @@ class SkeletonReader:
     @classmethod
     def fitted(cls, tokenizer: Any, augment: bool) -> "SkeletonReader":
         """The reader that gives a tokenizer its frames, bodies, joints and dims, the root at zero
-        where a clip begins: random crops, turned about the vertical, to train on (`augment`), else
-        the middle."""
+        in every frame: random crops, turned about the vertical, to train on (`augment`), else the
+        middle."""
         turn = 180.0 if tokenizer.dims == 3 else 0.0
         return cls(
             Clip(tokenizer.frames),
             tokenizer.bodies,
             len(tokenizer.topology),
             tokenizer.dims,
-            "clip",
+            "frame",
             tokenizer.topology.root,
             Augment(turn=turn, up="z" if tokenizer.up == "z" else "y") if augment else None,
         )

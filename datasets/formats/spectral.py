@@ -1,7 +1,7 @@
 """Any file of bands to what the spectral tokenizer takes: pixels, wavelengths, names."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, Literal
@@ -40,7 +40,8 @@ class SpectralReader:
     Gives `pixels (bands, height, width)` float32 = number * scale + offset, NaN where the file says
     nodata or holds NaN; `wavelengths`, nm, NaN for none; `names` where known. A scale that the file
     itself states comes first. Cells may name a window or an index (`datasets.formats.cubes`), or
-    be arrays; of a file no more is read than the sample needs.
+    be arrays, also with wavelengths of their own (`{"pixels": ..., "wavelengths": ...}`); of a file
+    no more is read than the sample needs.
 
     Args:
         wavelengths, names: of the file's bands, where the file does not say or says it wrongly.
@@ -92,7 +93,7 @@ class SpectralReader:
     def open(self, source: Any) -> CubeFile:
         """The file's header, of the sample's index where the cell names one; or an array's."""
         if not isinstance(source, str | os.PathLike):
-            return in_memory(np.asarray(source), self.layout or "chw")
+            return in_memory(source, self.layout or "chw")
         path = os.fspath(source)
         text, _, index = placed(path)
         suffix = FilePath(text).suffix.lower()
@@ -217,17 +218,26 @@ class SpectralReader:
         return found
 
 
-def in_memory(array: np.ndarray, layout: str) -> CubeFile:
-    """An array as if it were a file."""
-    name = "an array"
+def in_memory(source: Any, layout: str) -> CubeFile:
+    """An array as if it were a file, or a mapping of `pixels` and their `wavelengths`."""
+    name, nm = "an array", None
+    if isinstance(source, Mapping):
+        if not {"pixels", "wavelengths"} <= set(source):
+            raise BadSample(
+                f"a mapping: expected pixels and wavelengths, found {', '.join(map(str, source))}."
+            )
+        nm, source = tuple(map(float, source["wavelengths"])), source["pixels"]
+    array = np.asarray(source)
     if array.dtype.kind not in "uif":
         raise BadSample(f"{name}: expected real numbers, found {array.dtype}.")
     shape, axes = as_bands_first(array.shape, layout, name)
+    if nm is not None and len(nm) != shape[0]:
+        raise BadSample(f"{name}: expected {len(nm)} bands, as many as wavelengths, not {shape}.")
 
     def read(box: Box, bands: Sequence[int]) -> Num[np.ndarray, "c h w"]:
         return window_of(array, axes, box, bands)
 
-    return CubeFile(name, "array", shape, array.dtype, read)
+    return CubeFile(name, "array", shape, array.dtype, read, nm)
 
 
 def cropped(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from multimask import plugins
 from multimask.datasets.columns import Column
-from multimask.datasets.readers import Reader, usable
+from multimask.datasets.readers import Informed, Reader, usable
 from multimask.datasets.stores.entries import FACTS, FILE, Entry
 from multimask.datasets.stores.hierarchy import COLUMNS
 from multimask.datasets.stores.leaves import Leaf
@@ -208,7 +208,11 @@ def value_of(table: Any, name: str, row: int, packing: Packing) -> Value:
         value = source.value() if isinstance(source, Entry) else torch.as_tensor(source)
     else:
         with usable(source, reader) as given:
-            value = reader.read(given)
+            read = reader.read
+            if isinstance(reader, Informed) and (facts := table._reported(name, row)):
+                value = reader.read_known(given, facts)  # they are not asked for again
+            else:
+                value = read(given)
     return taken_apart(value)
 
 

@@ -21,7 +21,6 @@ from multimask import evaluation
 from multimask.cli.flags import run
 from multimask.datasets.formats.skeleton_facts import suggested
 from multimask.datasets.formats.skeletons import SkeletonReader
-from multimask.datasets.motion import Augment, Clip
 from multimask.datasets.synthetic_skeleton import walkers
 from multimask.datasets.table import Table
 from multimask.masking import Masker, Ratio
@@ -31,6 +30,7 @@ from multimask.methods.skeletonmae import skeletonmae
 from multimask.modalities.skeleton import SkeletonJoints
 from multimask.modalities.skeleton_masking import BodyParts, JointTubes
 from multimask.model import MaskedModel
+from multimask.objectives import Reconstruction
 from multimask.training.fit import fit
 
 
@@ -39,14 +39,14 @@ class Config:
     """Compare encoders and masks of skeletons at equal CPU seconds."""
 
     data: Annotated[Path | None, "folder of motion with labels.csv; default: made motion"] = None
-    seconds: Annotated[float, "CPU seconds of training, each variant and seed"] = 30.0
-    seeds: Annotated[int, "runs of every variant"] = 2
+    seconds: Annotated[float, "CPU seconds of training, each variant and seed"] = 100.0
+    seeds: Annotated[int, "runs of every variant"] = 1
     frames: Annotated[int, "frames of a clip"] = 32
     segment: Annotated[int, "frames of a transformer's token; graphs have 1"] = 8
     batch_size: Annotated[int, "clips a step"] = 64
     shots: Annotated[int, "takes of each class that the few-shot probe learns from"] = 3
     draws: Annotated[int, "how often these are drawn"] = 10
-    only: Annotated[str | None, "one variant, by its name"] = None
+    only: Annotated[str, "variants whose name holds this"] = ""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,14 @@ def main(config: Config) -> None:
     told = SkeletonJoints.spelled(
         {"topology": "smpl24"} if config.data is None else suggested(config.data)
     )
+    told["unit"] = 0.2 * told.get("unit", 1.0)  # joints lie decimetres apart: values of about 1
     joints = SkeletonJoints(frames=config.frames, **told)
     times = SkeletonJoints(frames=config.frames, segment=config.segment, **told)
     data = read(config, joints)
     print(f"{len(data.train)} clips to train on, {len(data.test)} to test, {config.frames} frames")
     print(f"{'':<34}{'CPU s':>7}{'steps':>7}   probe          kNN            few-shot")
     for name, build in variants(joints, times).items():
-        if config.only in (None, name):
+        if config.only in name:
             print(f"{name:<34}{judged(config, data, build)}", flush=True)
 
 
@@ -81,7 +82,7 @@ def variants(joints: SkeletonJoints, times: SkeletonJoints) -> Mapping[str, Call
     def graph(masker: Masker | None) -> Recipe:
         return skeletonmae({"skeleton": joints}, masker=masker)
 
-    def transformer(masker: Masker) -> Recipe:
+    def transformer(masker: Masker, ratio: float = hidden) -> Recipe:
         return mae(
             {"skeleton": times},
             width=96,
@@ -90,7 +91,7 @@ def variants(joints: SkeletonJoints, times: SkeletonJoints) -> Mapping[str, Call
             decoder_width=64,
             decoder_depth=1,
             decoder_heads=4,
-            ratio=hidden,
+            ratio=ratio,
             rule=masker.rule,
             normalise=False,
         )
@@ -108,6 +109,7 @@ def variants(joints: SkeletonJoints, times: SkeletonJoints) -> Mapping[str, Call
         f"transformer, parts at random, {share}": lambda: transformer(Masker(BodyParts(skeleton))),
         f"transformer, joints at random, {share}": lambda: transformer(Masker(JointTubes())),
         f"transformer, tokens at random, {share}": lambda: transformer(Masker()),
+        "transformer, tokens at random, 75%": lambda: transformer(Masker(), 0.75),
     }
 
 
@@ -120,9 +122,7 @@ def read(config: Config, joints: SkeletonJoints) -> Data:
     )
     table = table.with_readers(skeleton=plain)
     train = table.where(split="train")
-    moving = SkeletonReader(
-        Clip(config.frames), 1, centre="clip", root=plain.root, augment=Augment(turn=180.0)
-    )
+    moving = SkeletonReader.fitted(joints, augment=True)
     return Data(train.with_readers(skeleton=moving), table.where(split="test"))
 
 
@@ -172,8 +172,9 @@ def training(
         data.train,
         epochs=epochs,
         batch_size=config.batch_size,
-        lr=1e-3,
+        lr=2e-3 if isinstance(recipe.objective, Reconstruction) else 1e-3,
         lr_per=None,
+        clip=1.0,
         weight_decay=0.05,
         seed=seed,
         progress=False,

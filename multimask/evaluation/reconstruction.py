@@ -198,12 +198,13 @@ def place_means(
 
 def summed_targets(
     adapter: HasTargets, part: Tokens, slots: int
-) -> tuple[Float64[Tensor, "n c"], Int[Tensor, "n 1"]]:
-    """Sum of the targets of every slot over the rows where it exists, and how many these are."""
+) -> tuple[Float64[Tensor, "n c"], Int[Tensor, "n c"]]:
+    """Sum of the targets of every slot over the rows where they exist, and how many these are."""
     rows, n = part.values.shape[:2]
     exists = torch.ones_like(part.values[..., :1], dtype=torch.bool)
     exists = exists if part.valid is None else part.valid[..., None]
     targets = adapter.targets(part.values.float().flatten(0, 1)).view(rows, n, -1)
-    total = targets.double().masked_fill(~exists, 0.0).sum(dim=0)
+    known = exists & ~targets.isnan()  # a token that exists may lack numbers
+    total = targets.double().masked_fill(~known, 0.0).sum(dim=0)
     missing = (0, 0, 0, slots - n)
-    return F.pad(total, missing), F.pad(exists.sum(dim=0), missing)
+    return F.pad(total, missing), F.pad(known.sum(dim=0), missing)

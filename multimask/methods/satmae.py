@@ -11,18 +11,13 @@ from collections.abc import Mapping
 from typing import Literal
 
 from multimask.masking import Tied, Uniform
+from multimask.methods.mae import TRAINING as MAE
 from multimask.methods.mae import mae
 from multimask.methods.recipe import Recipe
 from multimask.modality import Tokenizer
 
 # AdamW (.9, .95), weight decay .05, 1e-4 per 256 samples, 20 of 200 epochs of warm-up
-TRAINING = {
-    "lr": 1e-4,
-    "lr_per": 256,
-    "betas": (0.9, 0.95),
-    "weight_decay": 0.05,
-    "warmup": 0.1,
-}
+TRAINING = MAE | {"lr": 1e-4, "warmup": 0.1}
 
 Masking = Literal["independent", "consistent"]
 

@@ -10,6 +10,7 @@ is `closeness="as-released"` of the adapter). The released code decays learning 
 
 from collections.abc import Mapping
 
+from multimask.methods.mae import TRAINING as MAE
 from multimask.methods.recipe import Recipe
 from multimask.modality import Tokenizer
 from multimask.model import MaskedModel
@@ -20,13 +21,7 @@ from multimask.objectives.mixup import CrossSensorMixup
 from multimask.plugins import load
 
 # AdamW (.9, .95), weight decay .05, 1.5e-4 per 256 pairs, 20 of 300 epochs of warm-up
-TRAINING = {
-    "lr": 1.5e-4,
-    "lr_per": 256,
-    "betas": (0.9, 0.95),
-    "weight_decay": 0.05,
-    "warmup": 20 / 300,
-}
+TRAINING = MAE | {"warmup": 20 / 300}
 
 
 def smarties(

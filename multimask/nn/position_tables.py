@@ -29,19 +29,16 @@ def monai_sincos(grid: Grid, width: int) -> Float[Tensor, "n w"]:
     return torch.cat([f(angle) for angle in (y, x, z) for f in (torch.sin, torch.cos)], dim=1)
 
 
-@remembers_arguments
-class StoredSinCos(nn.Module):
-    """MONAI's 3-D sin-cos positions as a buffer: kept with the weights, bit by bit, and not
-    trained. On another lattice the table is interpolated."""
+class StoredTable(nn.Module):
+    """Positions as a buffer: kept with the weights, bit by bit, and not trained. On another lattice
+    the table is interpolated."""
 
     table: Tensor
 
-    def __init__(self, tokenizer: Tokenizer, width: int) -> None:
+    def __init__(self, grid: Grid, table: Float[Tensor, "n w"]) -> None:
         super().__init__()
-        if not isinstance(tokenizer, HasGrid):
-            raise ValueError(f"StoredSinCos: {type(tokenizer).__name__} has no lattice.")
-        self.grid = tokenizer.grid
-        self.register_buffer("table", monai_sincos(self.grid, width))
+        self.grid = grid
+        self.register_buffer("table", table)
 
     def forward(
         self, coords: Num[Tensor, "m p"], slots: Int[Tensor, " m"], grid: Grid | None
@@ -53,54 +50,38 @@ class StoredSinCos(nn.Module):
 
 
 @remembers_arguments
-class PlaneSinCos(nn.Module):
-    """MultiMAE's fixed positions on a 2-D lattice as a buffer: MAE's table with rows before columns
-    (its two halves swapped). Kept with the weights, bit by bit, and not trained; on another lattice
-    the table is interpolated."""
-
-    table: Tensor
+class StoredSinCos(StoredTable):
+    """MONAI's 3-D sin-cos positions."""
 
     def __init__(self, tokenizer: Tokenizer, width: int) -> None:
-        super().__init__()
+        if not isinstance(tokenizer, HasGrid):
+            raise ValueError(f"StoredSinCos: {type(tokenizer).__name__} has no lattice.")
+        super().__init__(tokenizer.grid, monai_sincos(tokenizer.grid, width))
+
+
+@remembers_arguments
+class PlaneSinCos(StoredTable):
+    """MultiMAE's fixed positions on a 2-D lattice: MAE's table with rows before columns (its two
+    halves swapped)."""
+
+    def __init__(self, tokenizer: Tokenizer, width: int) -> None:
         if not isinstance(tokenizer, HasGrid) or len(tokenizer.grid) != 2 or width % 4:
             raise ValueError(
                 f"PlaneSinCos: needs a lattice of 2 axes and a width that is a multiple of 4, not "
                 f"{type(tokenizer).__name__} and {width}."
             )
-        self.grid = tokenizer.grid
-        columns, rows = sincos(self.grid, width).chunk(2, dim=1)
-        self.register_buffer("table", torch.cat((rows, columns), dim=1))
-
-    def forward(
-        self, coords: Num[Tensor, "m p"], slots: Int[Tensor, " m"], grid: Grid | None
-    ) -> Float[Tensor, "m w"]:
-        table = self.table
-        if grid is not None and grid != self.grid:
-            table = interpolate_table(table, self.grid, grid)
-        return table.index_select(0, slots)
+        columns, rows = sincos(tokenizer.grid, width).chunk(2, dim=1)
+        super().__init__(tokenizer.grid, torch.cat((rows, columns), dim=1))
 
 
 @remembers_arguments
-class FixedTable(nn.Module):
-    """A table that came with weights: a buffer, kept bit by bit and not trained. It begins as the
-    sin-cos table; on another lattice it is interpolated, as MAE does it."""
-
-    table: Tensor
+class FixedTable(StoredTable):
+    """A table that came with weights. It begins as the sin-cos table."""
 
     def __init__(self, tokenizer: Tokenizer, width: int) -> None:
-        super().__init__()
         if not isinstance(tokenizer, HasGrid):
             raise ValueError(f"FixedTable: {type(tokenizer).__name__} has no lattice.")
-        self.grid = tokenizer.grid
-        self.register_buffer("table", sincos(self.grid, width))
-
-    def forward(
-        self, coords: Num[Tensor, "m p"], slots: Int[Tensor, " m"], grid: Grid | None
-    ) -> Float[Tensor, "m w"]:
-        table = self.table
-        if grid is not None and grid != self.grid:
-            table = interpolate_table(table, self.grid, grid)
-        return table.index_select(0, slots)
+        super().__init__(tokenizer.grid, sincos(tokenizer.grid, width))
 
 
 def turned_table(table: Float[Tensor, "n w"], grid: Grid) -> Float[Tensor, "n w"]:
