@@ -1,0 +1,88 @@
+"""What SkeletonMAE learns of real motion, beside what can be said of a joint without a model."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from multimask import Step, collate, fit
+from multimask.datasets.formats.skeleton_facts import suggested
+from multimask.datasets.formats.skeletons import SkeletonReader
+from multimask.datasets.motion import Augment, Clip
+from multimask.datasets.table import Table
+from multimask.masking import Masker, Ratio
+from multimask.methods.skeletonmae import skeletonmae
+from multimask.modalities.skeleton import SkeletonJoints
+from multimask.modalities.skeleton_encodings import JointPlaces
+from multimask.modalities.skeleton_masking import JointTubes
+
+FRAMES = 8
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_hidden_joints_are_told_better_than_by_mean_pose_and_parent_joint(
+    shared_data: Path,
+) -> None:
+    """The paper gives no such figure: cosine error of hidden joints, a third of them, of takes that
+    were not trained on. The parent joint is given its true place, also where it is hidden."""
+    data = shared_data / "skeleton" / "bandai_namco_2"
+    told = SkeletonJoints.spelled(suggested(data))
+    tokenizer = SkeletonJoints(frames=FRAMES, **{**told, "unit": 200.0})
+    reader = SkeletonReader(Clip(FRAMES), 1, centre="frame", root=tokenizer.topology.root)
+    table = Table.open(data, modality="skeleton", reader=reader)
+    train, test = table.where(split="train"), table.where(split="test")
+    torch.manual_seed(0)
+    recipe = skeletonmae(
+        {"skeleton": tokenizer},
+        masker=Masker(JointTubes(), Ratio(0.38), ragged=True, in_place=True),
+        aim="values",
+        position=JointPlaces,
+    )
+    moving = train.with_readers(skeleton=replace(reader, augment=Augment()))
+    settings: dict[str, Any] = {"lr": 2e-3, "lr_per": None, "weight_decay": 0.0}
+    fit(
+        recipe.model, recipe.objective, moving,
+        epochs=300, batch_size=32, progress=False, **settings,
+    )  # fmt: skip
+    whole = collate([train[i] for i in range(len(train))], {"skeleton": tokenizer})
+    mean_pose = whole.parts["skeleton"].data.flatten(0, 2).nanmean(0)
+    error = cosine_errors(recipe, tokenizer, test, mean_pose)
+    print({name: round(value, 3) for name, value in error.items()})
+    assert error["model"] < 0.9 * error["mean pose"]
+    assert error["model"] < 0.9 * error["parent joint"]
+
+
+def cosine_errors(
+    recipe: Any, tokenizer: SkeletonJoints, test: Table, mean_pose: Tensor
+) -> dict[str, float]:
+    """1 - cosine between hidden joints (their place from the root) and three answers, averaged over
+    the joints for which all three have a direction."""
+    model, joints = recipe.model.eval(), len(tokenizer.topology)
+    batch = collate([test[i] for i in range(len(test))], {"skeleton": tokenizer})
+    with torch.no_grad():
+        tokens = model.tokenize(batch)
+        masking = model.picked(tokens, recipe.objective.masking(model, tokens, batch, Step()))
+        features = model.decode(tokens, model.encode_visible(tokens, masking), masking)
+        prediction, values, at = model.predict(tokens, features, masking)["skeleton"]
+        answer = model.adapter("skeleton").restore(prediction, values)
+    slots = masking.decoded_ids.flatten()[at]
+    rows, joint = at // masking.decoded_ids.shape[1], slots % joints
+    above = {child: parent for parent, child in tokenizer.topology.bones}
+    parents = torch.tensor([above.get(j, j) for j in range(joints)])
+    places = tokens.modalities["skeleton"].values
+    told = {
+        "model": answer,
+        "mean pose": mean_pose[joint],
+        "parent joint": places[rows, slots - joint + parents[joint]],
+    }
+    scored = masking.asked.flatten()[at]
+    for place in (values, *told.values()):
+        scored = scored & (place.norm(dim=-1) > 1e-6)
+    return {
+        name: float((1 - torch.cosine_similarity(place, values, dim=-1))[scored].mean())
+        for name, place in told.items()
+    }
