@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from multimask.datasets.formats import video_probe
 from multimask.datasets.formats.video_index import read_index
 from multimask.datasets.formats.video_probe import Prober
 from multimask.datasets.formats.video_write import write_clip
@@ -350,6 +351,16 @@ def test_a_decoder_that_crashes_is_named(clips: Path) -> None:
     prober = Prober(limit=5.0, command=answering("os.abort()"))
     with pytest.raises(BadSample, match="the decoder crashed"):
         prober(clips / "h264.mp4", 10**8)
+
+
+def test_a_child_that_does_not_start_is_no_files_fault(
+    clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video_probe, "STARTING", 0.3)
+    prober = Prober(command=(sys.executable, "-c", "import time; time.sleep(60)"))
+    with pytest.raises(TimeoutError, match=r"gave no answer within 0\.3 seconds while it started"):
+        prober(clips / "h264.mp4", 10**8)
+    assert not prober._known  # asked again next time
 
 
 def test_a_decord_that_hangs_is_not_used(clips: Path) -> None:

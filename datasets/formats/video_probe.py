@@ -34,7 +34,14 @@ class Child:
         )
         self.left, self.parent = b"", os.getpid()
         atexit.register(self.end)
-        self.answer(STARTING)  # that it is ready: what imports take is not the file's fault
+        try:
+            self.answer(STARTING)  # that it is ready: what imports take is not the file's fault
+        except Silent as error:
+            self.end()
+            raise TimeoutError(
+                f"videos cannot be looked at: the process that tries their decoders {error} while "
+                "it started; run less beside it, or see what `multimask doctor` says of PyAV."
+            ) from error
 
     def ask(self, request: dict[str, Any]) -> None:
         assert self.process.stdin is not None
@@ -72,7 +79,8 @@ class Prober:
     """Facts of video files, each asked for once while the file does not change.
 
     limit: seconds that the decoders may take over one file. command: what a child runs.
-    Raises: BadSample for files that are no videos, and for those that decoders hang or crash on.
+    Raises: BadSample for files that are no videos, and for those that decoders hang or crash on;
+        TimeoutError where the child itself does not start, which is no file's fault.
     """
 
     limit: float = 60.0
