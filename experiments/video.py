@@ -45,8 +45,8 @@ class Config(RunFlags):
 
     out: Annotated[Path, "run folder"] = Path("runs/video")
     method: Annotated[str, "pre-training method: videomae, videomae-v2, mae"] = "videomae"
-    epochs: Annotated[int, "passes over the training rows; 0: 120, made clips 50"] = 0
-    batch_size: Annotated[int, "samples an optimiser step; 0: 16, made clips 64"] = 0
+    epochs: Annotated[int, "passes over the training rows; 0: 120, made clips 80"] = 0
+    batch_size: Annotated[int, "samples an optimiser step; 0: 16, made clips 32"] = 0
     made: Annotated[
         Literal["shapes", "cameras"],
         "clips made where no --data are given: one shape that moves, or a camera over textures "
@@ -77,8 +77,8 @@ class Config(RunFlags):
 # noise, so plain values are regressed: normalised, the noise would be all that is asked for. Tubes
 # of 16 places would leave one or two to see; the shallow decoder leaves motion to the encoder.
 MADE: dict[str, Any] = {
-    "epochs": 50,
-    "batch_size": 64,
+    "epochs": 80,
+    "batch_size": 32,
     "frames": 8,
     "stride": 1,
     "image_size": 32,
