@@ -45,7 +45,7 @@ class Config(RunFlags):
 
     out: Annotated[Path, "run folder"] = Path("runs/video")
     method: Annotated[str, "pre-training method: videomae, videomae-v2, mae"] = "videomae"
-    epochs: Annotated[int, "passes over the training rows; 0: 120, made clips 80"] = 0
+    epochs: Annotated[int, "passes over the training rows; 0: 120, made clips 64"] = 0
     batch_size: Annotated[int, "samples an optimiser step; 0: 16, made clips 32"] = 0
     made: Annotated[
         Literal["shapes", "cameras"],
@@ -77,7 +77,7 @@ class Config(RunFlags):
 # noise, so plain values are regressed: normalised, the noise would be all that is asked for. Tubes
 # of 16 places would leave one or two to see; the shallow decoder leaves motion to the encoder.
 MADE: dict[str, Any] = {
-    "epochs": 80,
+    "epochs": 64,
     "batch_size": 32,
     "frames": 8,
     "stride": 1,
