@@ -102,11 +102,11 @@ def segment(flags: Segment) -> None:
             first.setdefault(name, made)
     first["pretrained"].save(flags.out / "model")
     tell_skipped(scored["pretrained"][0].skipped)
-    numbers = {"train_rows": len(train), "test_rows": len(test), **as_numbers(scored)}
-    write_whole(flags.out / "metrics.json", (json.dumps(numbers, indent=1) + "\n").encode())
+    results = {"train_rows": len(train), "test_rows": len(test), **as_numbers(scored)}
+    write_whole(flags.out / "metrics.json", (json.dumps(results, indent=1) + "\n").encode())
     pictures.save(drawn(test, first, maps, flags.map), flags.out / "segmentation.png")
     print(f"{len(train)} training and {len(test)} test rows, {classes} classes")
-    print(report(numbers))
+    print(report(results))
     print(f"model             {flags.out / 'model'}")
     print(f"look at           {flags.out / 'segmentation.png'}")
 
@@ -177,6 +177,7 @@ def as_numbers(scored: Mapping[str, Any]) -> dict[str, Any]:
         found = evaluation.shows_learning(rows["pretrained"], rows["random init"])
         made["row_gain"] = found.interval.mean
         made["row_gain_interval"] = [found.interval.low, found.interval.high]
+        made["scored_rows"] = found.items
         made["shows_learning"] = found.learned
     return made
 
@@ -191,7 +192,7 @@ def report(numbers: Mapping[str, Any]) -> str:
         low, high = numbers["row_gain_interval"]
         lines.append(
             f"of a row          {numbers['row_gain']:+.3f}, 95 % interval "
-            f"[{low:+.3f}, {high:+.3f}] over {numbers['test_rows']} test rows"
+            f"[{low:+.3f}, {high:+.3f}] over {numbers['scored_rows']} test rows"
         )
     return "\n".join(lines)
 

@@ -126,7 +126,8 @@ class Classifier(nn.Module):
                     f"{name}; multimask.load reads models without a head."
                 )
         model = load(folder, classes)
-        facts = read_facts(folder / CLASSES)
+        wanted = {"label": str, "classes": list, "pool": str, "eps": float}
+        facts = read_facts(folder / CLASSES, wanted)
         width = cast(int, model.encoder.width)
         head = Head(width, len(facts["classes"]), facts["pool"], facts["eps"])
         head.load_state_dict(read_weights(folder / HEAD, head.state_dict()))
@@ -155,12 +156,12 @@ def foreign_classifier(
     return Classifier(foreign.model, head, [str(n) for n in range(count)], label).eval()
 
 
-def read_facts(file: Path) -> dict[str, Any]:
+def read_facts(file: Path, wanted: Mapping[str, type]) -> dict[str, Any]:
+    """What is stored beside a head. Raises: ValueError for facts that are missing or wrong."""
     try:
         facts = json.loads(file.read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{file}: expected JSON, but it cannot be read as such.") from error
-    wanted = {"label": str, "classes": list, "pool": str, "eps": float}
     if not isinstance(facts, dict) or any(
         not isinstance(facts.get(name), kind) for name, kind in wanted.items()
     ):

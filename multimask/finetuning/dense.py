@@ -8,7 +8,7 @@ in FPN (Lin et al., CVPR 2017) and UPerNet (Xiao et al., ECCV 2018).
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from multimask.checkpoints.folder import load, read_weights, write_whole
+from multimask.finetuning.classifier import read_facts
 from multimask.lattice import on_lattice, shared_grid
 from multimask.modality import HasBox
 from multimask.model import MaskedModel
@@ -160,20 +161,7 @@ class DenseClassifier(nn.Module):
                     f"{folder}: expected a model with a dense head, {WEIGHTS} and {FACTS}, found "
                     f"no {name}; multimask.load reads models without a head."
                 )
-        facts = dense_facts(folder / FACTS)
+        facts = read_facts(folder / FACTS, {"classes": int, "head": str})
         made = DenseClassifier(load(folder, classes), facts["classes"], facts["head"])
         made.head.load_state_dict(read_weights(folder / WEIGHTS, made.head.state_dict()))
         return made.eval()
-
-
-def dense_facts(file: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads(file.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{file}: expected JSON, but it cannot be read as such.") from error
-    wanted = {"classes": int, "head": str}
-    if not isinstance(facts, dict) or any(
-        not isinstance(facts.get(name), kind) for name, kind in wanted.items()
-    ):
-        raise ValueError(f"{file}: expected {', '.join(wanted)}, as a dense head has them.")
-    return facts
