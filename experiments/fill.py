@@ -31,7 +31,7 @@ from multimask.cli.fill_scores import (
     without,
 )
 from multimask.cli.flags import run, to_yaml
-from multimask.cli.study import RunFlags
+from multimask.cli.study import RunFlags, with_defaults
 from multimask.datasets.formats.spectral import SpectralReader, flipped
 from multimask.datasets.layouts.sensor_tiles import sensor_tiles
 from multimask.datasets.table import Table
@@ -85,8 +85,7 @@ def main(config: Config) -> dict[str, Any]:
     data = config.data
     if data is None:
         raise ValueError("--data: name your table or folder of scenes.")
-    unset = {name: value for name, value in SMALL.items() if getattr(config, name) is None}
-    config = replace(config, **unset)
+    config = with_defaults(config, SMALL)
     if config.keep_memory:
         keep_freed_memory()
     torch.manual_seed(config.seed)
