@@ -37,6 +37,7 @@ from multimask.datasets.layouts.sensor_tiles import sensor_tiles
 from multimask.datasets.table import Table
 from multimask.modalities.label_maps import LabelMaps
 from multimask.modality import Tokenizer
+from multimask.sizes import pair
 from multimask.tokens import BadSample, Part
 from multimask.training.memory import keep_freed_memory
 
@@ -142,7 +143,7 @@ def main(config: Config) -> dict[str, Any]:
 
 def opened(config: Config, path: Path, kinds: dict[str, str]) -> Table:
     if path.is_dir():
-        size = sides(config.image_size)
+        size = pair(config.image_size)
         given = {name: plain_reader(kind) for name, kind in kinds.items() if kind != "spectral"}
         if "image" in kinds.values() or size[0] != size[1]:
             raise ValueError("--data FOLDER: scenes are rasters, cut into square windows.")
@@ -157,10 +158,6 @@ def opened(config: Config, path: Path, kinds: dict[str, str]) -> Table:
         )
     read = Table.from_parquet if path.suffix.lower() == ".parquet" else Table.from_csv
     return read(path, list(kinds), {name: plain_reader(kind) for name, kind in kinds.items()})
-
-
-def sides(size: int | tuple[int, ...]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def fitted_readers(
@@ -222,7 +219,7 @@ def fitted(config: Config, name: str, kind: str, train: Table) -> Tokenizer:
     takes = {f.name for f in fields(plugins.load("modalities", kind))}
     for given, value in (("size", config.image_size), ("patch", config.patch)):
         if given in takes and given not in asked:
-            said.append(f"{given}={'x'.join(map(str, sides(value)))}")
+            said.append(f"{given}={'x'.join(map(str, pair(value)))}")
     if kind == "label-map":
         numbers = tuple(map(listed, groups.split("/"))) if groups else ()
         if "classes" not in asked:

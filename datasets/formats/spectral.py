@@ -25,6 +25,7 @@ from multimask.datasets.formats.files import AnyPath, opened
 from multimask.datasets.formats.geotiff import Backend, open_tiff_cube
 from multimask.datasets.formats.matlab import open_hdf5, open_matlab
 from multimask.datasets.formats.numpy_cubes import open_npy, open_npz
+from multimask.sizes import pair
 from multimask.tokens import BadSample
 
 SUFFIXES = (
@@ -244,7 +245,7 @@ def cropped(
     path: AnyPath, box: Box, size: int | tuple[int, int], generator: Generator | None
 ) -> Box:
     """A window of the wanted size within the box: drawn from the generator, else the middle."""
-    tall, wide = (size, size) if isinstance(size, int) else size
+    tall, wide = pair(size)
     spare_down, spare_right = box.height - tall, box.width - wide
     if min(spare_down, spare_right) < 0:
         raise BadSample(
