@@ -82,7 +82,7 @@ def _serve(pipe: Connection, side: Side, threads: int) -> None:
         torch.set_num_threads(threads)
     if side.keep:
         keep_freed_memory()
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     step = side.build(*side.arguments)
     pipe.send(step())
     while asked := pipe.recv():
@@ -90,10 +90,10 @@ def _serve(pipe: Connection, side: Side, threads: int) -> None:
         for _ in range(asked):
             step()
         pipe.send((time.perf_counter() - start) / asked)
-    pipe.send(_resident("VmHWM") - before)
+    pipe.send(resident("VmHWM") - before)
 
 
-def _resident(which: str) -> float:
+def resident(which: str) -> float:
     """MiB: VmRSS now, VmHWM at most. (`ru_maxrss` would count the parent's, too.)"""
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(f"{which}:"))
