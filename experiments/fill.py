@@ -35,6 +35,7 @@ from multimask.cli.study import RunFlags, with_defaults
 from multimask.datasets.formats.spectral import SpectralReader, flipped
 from multimask.datasets.layouts.sensor_tiles import sensor_tiles
 from multimask.datasets.table import Table
+from multimask.datasets.transforms import RandomResizedCrop
 from multimask.modalities.label_maps import LabelMaps
 from multimask.modality import Tokenizer
 from multimask.sizes import pair
@@ -65,6 +66,9 @@ class Config(RunFlags):
     batch_size: Annotated[int, "samples an optimiser step"] = 32
     image_size: Annotated[int | tuple[int, ...], "pixels that a model sees; windows of scenes"] = 16
     patch: Annotated[int | tuple[int, ...], "pixels of a patch"] = 4
+    crop: Annotated[
+        float, "least share of a picture's area that a training crop shows, 1 for none"
+    ] = 0.8
     block: Annotated[int, "of scenes: pixels a side of what is held out for testing"] = 32
     held_out: Annotated[float, "share of rows held out where the data name no split"] = 0.4
     draws: Annotated[int, "random parts that the spread is taken over"] = 8
@@ -98,9 +102,8 @@ def main(config: Config) -> dict[str, Any]:
     holes = without(table, entries)
     train, _ = parts_of(holes, config.held_out, config.limit)
     tokenizers = {name: fitted(config, name, kind, train) for name, kind in kinds.items()}
-    scenes = data.is_dir()
     plain, turning = (
-        fitted_readers(kinds, tokenizers, table, scenes, augment) for augment in (False, True)
+        fitted_readers(config, kinds, tokenizers, table, augment) for augment in (False, True)
     )
     config.out.mkdir(parents=True, exist_ok=True)
     write_whole(config.out / "config.yaml", to_yaml(config).encode())
@@ -161,18 +164,23 @@ def opened(config: Config, path: Path, kinds: dict[str, str]) -> Table:
 
 
 def fitted_readers(
+    config: Config,
     kinds: dict[str, str],
     tokenizers: dict[str, Tokenizer],
     table: Table,
-    scenes: bool,
     augment: bool,
 ) -> dict[str, Any]:
-    """Windows are mirrored and turned to train on; pictures cropped: all maps of a row alike."""
+    """Windows are mirrored and turned to train on; pictures cropped and mirrored, but little, for
+    whole ones are filled: all maps of a row alike."""
     made: dict[str, Any] = {}
     for name, kind in kinds.items():
         reader: Any = table.readers[name]
-        if not scenes:
+        if config.data is None or not config.data.is_dir():
             made[name] = reader_of(kind, tokenizers[name], augment)
+            if isinstance(crop := getattr(made[name], "transform", None), RandomResizedCrop):
+                height, width = sides(config.image_size)
+                box = {"scale": (config.crop, 1.0), "ratio": (width / height, width / height)}
+                made[name] = replace(made[name], transform=replace(crop, **box))
             continue
         if isinstance(reader, SpectralReader):
             plain: Any = replace(reader, flips=False)

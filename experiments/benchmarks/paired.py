@@ -86,7 +86,7 @@ def _serve(pipe: Connection, side: Side, threads: int) -> None:
         keep_freed_memory()
     if side.first is not None:
         side.build(*side.first)()
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     step = side.build(*side.arguments)
     pipe.send(step())
     while asked := pipe.recv():
@@ -94,10 +94,10 @@ def _serve(pipe: Connection, side: Side, threads: int) -> None:
         for _ in range(asked):
             step()
         pipe.send((time.perf_counter() - start) / asked)
-    pipe.send(_resident("VmHWM") - before)
+    pipe.send(resident("VmHWM") - before)
 
 
-def _resident(which: str) -> float:
+def resident(which: str) -> float:
     """MiB: VmRSS now, VmHWM at most. (`ru_maxrss` would count the parent's, too.)"""
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(f"{which}:"))
