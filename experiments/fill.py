@@ -178,7 +178,7 @@ def fitted_readers(
         if config.data is None or not config.data.is_dir():
             made[name] = reader_of(kind, tokenizers[name], augment)
             if isinstance(crop := getattr(made[name], "transform", None), RandomResizedCrop):
-                height, width = sides(config.image_size)
+                height, width = pair(config.image_size)
                 box = {"scale": (config.crop, 1.0), "ratio": (width / height, width / height)}
                 made[name] = replace(made[name], transform=replace(crop, **box))
             continue
