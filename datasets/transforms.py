@@ -14,7 +14,6 @@ from jaxtyping import Num
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from multimask.sizes import pair
 from multimask.tokens import BadSample
 
 Interpolation = Literal["bicubic", "bilinear"]
@@ -227,6 +226,11 @@ class MultiScaleCrop:
         top, left = (height - tall) // 4 * down, (width - wide) // 4 * right
         size = pair(self.size)
         return Crop(top, left, tall, wide, size, coin < self.flip, self.interpolation)
+
+
+def pair(size: Size) -> tuple[int, int]:
+    """(height, width) of a size that may be one side of a square."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _centred(height: int, width: int, tall: int, wide: int) -> tuple[int, int, int, int]:

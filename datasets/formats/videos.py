@@ -22,8 +22,7 @@ from multimask.datasets.formats.video_decode import frames_at
 from multimask.datasets.formats.video_index import check_file
 from multimask.datasets.formats.video_probe import Prober
 from multimask.datasets.frame_sampling import FrameSampler, Strided
-from multimask.datasets.transforms import MultiScaleCrop, ResizeCrop, Transform
-from multimask.sizes import pair
+from multimask.datasets.transforms import MultiScaleCrop, ResizeCrop, Transform, pair
 from multimask.tokens import BadSample
 
 MAX_BYTES = 2**31  # of one clip in memory, before it is cropped
