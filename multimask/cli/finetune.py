@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 from multimask import pictures
 from multimask.checkpoints import load
 from multimask.checkpoints.folder import write_whole
-from multimask.cli.data import augmented, model_table, models_table, parts_of
+from multimask.cli.control import fresh
+from multimask.cli.data import augmented, check_label, model_table, models_table, parts_of
 from multimask.cli.flags import to_yaml
-from multimask.cli.heads import HeadFlags, fresh
+from multimask.cli.heads import HeadFlags
 from multimask.datasets.table import Table
 from multimask.model import MaskedModel
 
@@ -99,11 +100,7 @@ def finetune(flags: Finetune) -> None:
 def labelled_parts(flags: Finetune, model: MaskedModel) -> tuple[Table, Table]:
     """Training rows, augmented, and test rows, of those that have the label."""
     table = (models_table if len(model.slots) > 1 else model_table)(model, flags.data)
-    if flags.label not in table.columns:
-        raise ValueError(
-            f"{flags.data}: has no column {flags.label!r} to learn; columns are "
-            f"{', '.join(table.columns)}. Name it with --label."
-        )
+    check_label(table, flags.label, flags.data, "to learn")
     there = [index for index, value in enumerate(table.columns[flags.label]) if value is not None]
     train, test = parts_of(table.select(there), flags.held_out, flags.limit)
     return augmented(train, model.tokenizers), test

@@ -1,13 +1,8 @@
-"""What `finetune` and `segment` share: the flags of training with a head, and the control."""
+"""What `finetune` and `segment` share: the flags of training with a head."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
-
-import torch
-
-from multimask.model import MaskedModel
-from multimask.plugins import from_config, to_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +32,3 @@ class HeadFlags:
         """What `fit` is told as it stands."""
         names = ("epochs", "batch_size", "accumulate", "workers", "device", "precision", "max_bad")
         return {name: getattr(self, name) for name in names}
-
-
-def fresh(model: MaskedModel, seed: int) -> MaskedModel:
-    """The same network with random weights."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        return from_config(to_config(model))

@@ -12,9 +12,10 @@ from multimask import evaluation, pictures, plugins
 from multimask.checkpoints import load, pour
 from multimask.checkpoints.adapt import rebuilt
 from multimask.checkpoints.folder import write_whole
+from multimask.cli.control import fresh
 from multimask.cli.data import as_batch, only_modality, parts_of, reader_of, tell_skipped
 from multimask.cli.flags import to_yaml
-from multimask.cli.heads import HeadFlags, fresh
+from multimask.cli.heads import HeadFlags
 from multimask.datasets.table import Table
 from multimask.modality import HasBox
 from multimask.model import MaskedModel
