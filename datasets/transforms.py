@@ -101,13 +101,14 @@ class ResizeCrop:
 
 
 @dataclass(frozen=True)
-class CentreCrop:
-    """The middle at the file's own resolution, as `SpectralReader(size=...)` cuts bands: for maps
-    that lie beside these.
+class WindowCrop:
+    """A window at the file's own resolution, random with a generator, else the middle. It is how
+    `SpectralReader(size=...)` cuts bands; maps that lie beside these get the same window from an
+    equal generator.
 
     Raises: BadSample for a picture that is smaller.
 
-    >>> CentreCrop(4)(height=9, width=12)
+    >>> WindowCrop(4)(height=9, width=12)
     Crop(top=2, left=4, height=4, width=4, size=(4, 4), flip=False, interpolation='bicubic')
     """
 
@@ -117,7 +118,11 @@ class CentreCrop:
         tall, wide = pair(self.size)
         if height < tall or width < wide:
             raise BadSample(f"expected at least {tall} x {wide} pixels, found {height} x {width}.")
-        return Crop((height - tall) // 2, (width - wide) // 2, tall, wide, (tall, wide))
+        down, right = (height - tall) // 2, (width - wide) // 2
+        if generator is not None:
+            draws = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+            down, right = int(draws[0] * (height - tall + 1)), int(draws[1] * (width - wide + 1))
+        return Crop(down, right, tall, wide, (tall, wide))
 
 
 @dataclass(frozen=True)

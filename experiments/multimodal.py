@@ -18,6 +18,7 @@ from multimask import plugins
 from multimask.checkpoints.folder import write_whole
 from multimask.cli.crossmodal import crossed
 from multimask.cli.data import (
+    cut_not_resized,
     kind_of,
     parts_of,
     plain_reader,
@@ -27,6 +28,7 @@ from multimask.cli.data import (
 )
 from multimask.cli.experiment import RunFlags, Study, carry_out
 from multimask.cli.flags import run
+from multimask.datasets.formats.spectral import SpectralReader
 from multimask.datasets.photograph_layers import MATERIALS, photograph_layers
 from multimask.datasets.table import Table
 from multimask.datasets.transforms import RandomResizedCrop
@@ -185,7 +187,12 @@ def as_wanted(
     tokenizers: Mapping[str, Tokenizer],
     augment: bool = False,
 ) -> Table:
-    """Read the way that the tokenizers want."""
+    """Read the way that the tokenizers want. Maps beside bands are cut as these are, the same
+    window of all, and not mirrored."""
+    plain = {name: reader_of(kind, tokenizers[name], False) for name, kind in kinds.items()}
+    if len({isinstance(reader, SpectralReader) for reader in plain.values()}) > 1:
+        cut = {name: cut_not_resized(reader, tokenizers[name]) for name, reader in plain.items()}
+        return table.with_readers(**cut)
     return table.with_readers(
         **{name: reader_of(kind, tokenizers[name], augment) for name, kind in kinds.items()}
     )

@@ -11,8 +11,9 @@ from PIL import Image
 from multimask.datasets.formats.depth_maps import DepthMapReader
 from multimask.datasets.formats.images import ImageReader
 from multimask.datasets.formats.label_maps import LabelMapReader
+from multimask.datasets.formats.spectral import SpectralReader
 from multimask.datasets.table import Table
-from multimask.datasets.transforms import RandomResizedCrop
+from multimask.datasets.transforms import RandomResizedCrop, WindowCrop
 from multimask.tokens import BadSample
 
 CROP = RandomResizedCrop(12, scale=(0.3, 1.0))
@@ -67,6 +68,26 @@ def test_what_is_not_aligned_draws_its_own() -> None:
     assert differ(table().with_aligned(["rgb", "other"])) == 0
     assert 4 < differ(table().with_aligned(["rgb", "depth"])) < 20
     assert 4 < differ(table().with_aligned()) < 20
+
+
+def test_maps_beside_bands_are_cut_out_at_the_same_place() -> None:
+    readers = {
+        "bands": SpectralReader(size=8, flips=False),
+        "depth": DepthMapReader(hole=None, transform=WindowCrop(8)),
+        "labels": LabelMapReader(transform=WindowCrop(8)),
+    }
+    both = Table.from_arrays(
+        modalities=list(readers), reader=readers, bands=PLACES[None, None].astype("f4"),
+        depth=PLACES[None].astype("f4"), labels=(PLACES[None] % 24).astype("u1"),
+    )  # fmt: skip
+    corners = set()
+    for seed in range(12):
+        drawn = both.draw(0, seeded(seed))
+        assert torch.equal(drawn["bands"]["pixels"][0], drawn["depth"])
+        assert torch.equal(drawn["labels"], (drawn["depth"] % 24).long())
+        corners.add(float(drawn["depth"][0, 0]))
+    assert len(corners) > 6
+    assert torch.equal(both[0]["depth"], torch.tensor(PLACES[8:16, 8:16]).float())
 
 
 def test_a_missing_modality_changes_nothing_for_the_others() -> None:

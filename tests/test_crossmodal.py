@@ -218,3 +218,27 @@ def test_evaluate_prints_a_table_and_leaves_it_as_files(
     assert (tmp_path / "run/subsets.png").is_file()
     assert main([*words, "--model", str(tmp_path / "model"), "--subsets", "picture+sound"]) == 2
     assert "'sound' is no column" in capsys.readouterr().err
+
+
+def test_fine_tuned_models_are_asked_by_every_set(
+    learned: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "maps.npz", **arrays(80, 0))
+    learned.model.save(tmp_path / "model")
+    data = ["--data", str(tmp_path / "maps.npz")]
+    words = [*data, "--model", str(tmp_path / "model"), "--lr", "1e-3", "--mixup", "0",
+             "--cutmix", "0", "--epochs", "2", "--batch-size", "16"]  # fmt: skip
+    for name, drop in (("whole", "0"), ("some", "0.5")):
+        out = ["--out", str(tmp_path / name), "--drop", drop, "--no-control"]
+        assert main(["finetune", *words, *out]) == 0
+    tuned = [str(tmp_path / name / "model") for name in ("some", "whole")]
+    judged = ["evaluate", *data, "--out", str(tmp_path / "run"), "--model"]
+    assert main([*judged, tuned[0], "--beside", tuned[1]]) == 0
+    assert "fine-tuned loses when modalities drop: model" in capsys.readouterr().out
+    written = json.loads((tmp_path / "run/subsets.json").read_text())
+    assert {"tuned model", f"tuned {tuned[1]}"} <= set(written["subsets"][0])
+    assert "tuned random weights" not in written["subsets"][0]
+    assert set(written["lost"]["tuned"]) == {"model", tuned[1]}
+    assert (tmp_path / "run/subsets.png").is_file()
+    assert main([*judged, str(tmp_path / "model")]) == 0  # without a head nothing of it is said
+    assert "fine-tuned" not in capsys.readouterr().out

@@ -275,6 +275,62 @@ def test_bytes_stay_bytes_where_a_box_is_pasted() -> None:
     torch.testing.assert_close(tokenizer.blend(one, two, 0.25), torch.full((1, 8, 8), 0.75))
 
 
+# --- modalities left out --------------------------------------------------------------------------
+
+
+def two(seed: int = 0) -> MaskedModel:
+    torch.manual_seed(seed)
+    maps = {name: ImagePatches(8, 4, channels=1) for name in ("negative", "photo")}
+    return MaskedModel(maps, width=24, depth=1, heads=2, decoder=False)
+
+
+def pairs(count: int = 24) -> Table:
+    """The pictures and their negatives; the first has no negative."""
+    table = pictures(count)
+    negatives: list[Any] = [1 - table[row]["photo"] for row in range(count)]
+    negatives[0] = None
+    data = torch.stack([table[row]["photo"] for row in range(count)])
+    label, ids = (list(table.columns[name]) for name in ("label", "id"))
+    return Table.from_arrays(
+        modalities=["negative", "photo"], photo=data, negative=negatives, label=label, id=ids
+    )
+
+
+def test_each_sample_leaves_modalities_out_for_itself_and_never_all() -> None:
+    samples = Mixing(pairs(), np.arange(24), two().tokenizers, "label", 0.0, 0.0, drop=0.5)
+    drawn_rows = [drawn(samples, 1, seed) for seed in range(300)]
+    there = [tuple(name for name in ("negative", "photo") if name in row) for row in drawn_rows]
+    shares = {names: there.count(names) / 300 for names in set(there)}
+    assert set(shares) == {("negative",), ("photo",), ("negative", "photo")}
+    assert all(abs(share - 1 / 3) < 0.1 for share in shares.values())  # given that some are left
+    assert all(row["label"] == "left" for row in drawn_rows)
+    assert drawn(samples, 1, 7).keys() == drawn_rows[7].keys()
+    assert all("photo" in drawn(samples, 0, seed) for seed in range(20))  # it has nothing else
+    whole = Mixing(pairs(), np.arange(24), two().tokenizers, "label", 0.0, 0.0)
+    assert {"negative", "photo"} <= set(drawn(whole, 1, 0))
+
+
+def test_a_classifier_is_asked_by_some_modalities_as_if_the_rest_lacked() -> None:
+    model = two()
+    model.seen = (("negative", "photo"),)
+    how = Finetuning(lr=3e-3, lr_per=None, mixup=0.0, cutmix=0.0, drop=0.5)
+    longer: dict[str, Any] = PLAIN | {"epochs": 12}
+    tuned = finetune(model, pairs(), how, **longer).classifier
+    assert tuned.model.seen == (("negative",), ("negative", "photo"), ("photo",))
+    alone = tuned.predict(pairs(), modalities=["photo"])
+    lacking = tuned.predict(
+        [{k: v for k, v in pairs()[row].items() if k != "negative"} for row in range(24)]
+    )
+    np.testing.assert_array_equal(alone.probabilities, lacking.probabilities)
+    assert alone.correct("label").mean() > 0.8
+    told = tuned.predict(pairs(), modalities=["negative"])
+    assert [name for name, _ in told.skipped] == ["s00"]  # it has none
+    with pytest.raises(ValueError, match="expected at least one of negative, photo, found sound"):
+        tuned.predict(pairs(), modalities=["sound"])
+    with pytest.raises(ValueError, match="a chance to be left out"):
+        finetune(model, pairs(), Finetuning(drop=1.0), **PLAIN)
+
+
 # --- the outcome ----------------------------------------------------------------------------------
 
 

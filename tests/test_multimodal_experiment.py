@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from multimask.checkpoints import load
@@ -17,6 +18,7 @@ from multimask.datasets.table import Table
 from multimask.modalities.depth_maps import DepthMaps
 from multimask.modalities.image import ImagePatches
 from multimask.modalities.label_maps import LabelMaps
+from multimask.modalities.spectral import SpectralPatches
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = runpy.run_path(str(ROOT / "experiments" / "multimodal.py"))
@@ -94,6 +96,18 @@ def test_columns_of_files_become_modalities_of_their_kinds(rooms: Path, tmp_path
     assert depth.unit == 0.001
     assert labels.classes == 3  # as found
     assert made.seen is not None
+
+
+def test_maps_beside_bands_show_the_same_random_windows() -> None:
+    places = torch.arange(2 * 12 * 20).view(2, 1, 12, 20).float()
+    table = Table.from_arrays(modalities=["bands", "dem"], bands=places, dem=places[:, 0])
+    tokenizers = {"bands": SpectralPatches(8, 4, 1, wavelengths=(490.0,)),
+                  "dem": DepthMaps(8, 4, hole=None)}  # fmt: skip
+    kinds = {"bands": "spectral", "dem": "depth-map"}
+    made = SCRIPT["augmented"](table, kinds, tokenizers, SCRIPT["Config"]())
+    drawn = [made.draw(1, torch.Generator().manual_seed(seed)) for seed in range(8)]
+    assert all(torch.equal(row["bands"]["pixels"][0], row["dem"]) for row in drawn)
+    assert len({float(row["dem"][0, 0]) for row in drawn}) > 4
 
 
 @pytest.mark.parametrize("method", ["phg-mae", "mae"])

@@ -1,5 +1,6 @@
 """SMARTIES and ChA-MAEViT: swapped sensors, hidden channels, and what their papers promise."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -17,7 +18,7 @@ from multimask.model import MaskedModel
 from multimask.objectives import Reconstruction
 from multimask.objectives.fourier import FourierReconstruction
 from multimask.objectives.mixup import CrossSensorMixup
-from multimask.tokens import Batch, Step, slots_of
+from multimask.tokens import Batch, Masking, Step, slots_of
 
 NM = (490.0, 560.0, 665.0, 842.0)
 SMALL: Any = {"width": 24, "depth": 2, "heads": 2, "decoder_depth": 1, "decoder_heads": 2}
@@ -159,6 +160,16 @@ def test_dummy_channels_change_neither_answers_nor_loss() -> None:
     wide.model.load_state_dict(narrow.model.state_dict())
     found = [r.model.encode(cells(r)).globals for r in (narrow, wide)]
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-5)
+    losses = []
+    for recipe in (narrow, wide):  # two channels are shown, the others and dummies are asked for
+        slots = recipe.model.num_tokens["cells"]
+        ids = torch.arange(slots).expand(2, -1)
+        exists = ids < 64
+        masking = Masking(ids[:, :32], ids[:, 32:], exists, decoded_padded=slots > 64)
+        batch = replace(cells(recipe), masking=masking)
+        losses.append(recipe.objective(recipe.model, batch, Step())["cells"])
+    assert losses[0].count == losses[1].count
+    torch.testing.assert_close(losses[0].total, losses[1].total, rtol=0, atol=1e-5)
 
 
 def test_the_order_of_channels_is_of_no_account() -> None:
@@ -174,8 +185,6 @@ def test_hidden_channels_are_told_apart_by_their_vectors_alone() -> None:
     """With the vectors of two hidden channels swapped, their answers swap."""
     recipe = channels()
     model, batch = recipe.model, cells(recipe)
-    from multimask.tokens import Masking
-
     ids = torch.arange(32).expand(2, -1)
     masking = Masking(ids, ids + 32, torch.ones(2, 64, dtype=torch.bool))
 

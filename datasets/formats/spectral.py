@@ -25,6 +25,7 @@ from multimask.datasets.formats.files import AnyPath, opened
 from multimask.datasets.formats.geotiff import Backend, open_tiff_cube
 from multimask.datasets.formats.matlab import open_hdf5, open_matlab
 from multimask.datasets.formats.numpy_cubes import open_npy, open_npz
+from multimask.datasets.transforms import WindowCrop
 from multimask.tokens import BadSample
 
 SUFFIXES = (
@@ -244,18 +245,11 @@ def cropped(
     path: AnyPath, box: Box, size: int | tuple[int, int], generator: Generator | None
 ) -> Box:
     """A window of the wanted size within the box: drawn from the generator, else the middle."""
-    tall, wide = (size, size) if isinstance(size, int) else size
-    spare_down, spare_right = box.height - tall, box.width - wide
-    if min(spare_down, spare_right) < 0:
-        raise BadSample(
-            f"{path}: expected at least {tall} x {wide} pixels, found {box.height} x {box.width}."
-        )
-    if generator is None:
-        down, right = spare_down // 2, spare_right // 2
-    else:
-        draws = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
-        down, right = int(draws[0] * (spare_down + 1)), int(draws[1] * (spare_right + 1))
-    return Box(box.top + down, box.left + right, tall, wide)
+    try:
+        crop = WindowCrop(size)(box.height, box.width, generator)
+    except BadSample as error:
+        raise BadSample(f"{path}: {error}") from error
+    return Box(box.top + crop.top, box.left + crop.left, crop.height, crop.width)
 
 
 def flipped(pixels: Num[Tensor, "c h w"], generator: Generator) -> Num[Tensor, "c tall wide"]:

@@ -20,7 +20,7 @@ from multimask.datasets.listing import listed_columns
 from multimask.datasets.rows import with_cells
 from multimask.datasets.store import is_store, open_store, packings
 from multimask.datasets.table import Table
-from multimask.datasets.transforms import CentreCrop
+from multimask.datasets.transforms import WindowCrop
 from multimask.masking import Masker, masker_for
 from multimask.masking.budgets import Counting
 from multimask.masking.rules import Rule
@@ -198,9 +198,9 @@ def many_table(path: Path, tokenizers: Mapping[str, Tokenizer]) -> Table:
 
 
 def cut_not_resized(reader: Any, tokenizer: Any) -> Any:
-    """Bands are cut out of the middle, never resized, and so must be what lies on them."""
+    """Bands are cut, never resized, and so must be what lies on them; the same window of both."""
     if isinstance(reader, ImageReader | LabelMapReader | DepthMapReader):
-        return replace(reader, transform=CentreCrop(tokenizer.size))
+        return replace(reader, transform=WindowCrop(tokenizer.size))
     return reader
 
 
@@ -244,6 +244,19 @@ def models_table(model: MaskedModel, path: Path) -> Table:
     tokenizers = {name: model.tokenizers[name] for name in there}
     readers = {name: reader_of(kind_of(t), t, False) for name, t in tokenizers.items()}
     return Table.of(columns, readers, table.root)
+
+
+def augmented(train: Table, tokenizers: Mapping[str, Tokenizer]) -> Table:
+    """The table read with each kind's random augmentation, the same for all modalities of a row.
+    Where bands lie beside other maps: random windows alone."""
+    there = {n: r for n, r in train.readers.items() if not isinstance(tokenizers[n], Tabular)}
+    bands = {n: r for n, r in there.items() if isinstance(r, SpectralReader)}
+    if 0 < len(bands) < len(there):
+        return train  # as `many_table` reads it: windows that all share when they are drawn
+    if bands:
+        return train.with_readers(**{n: replace(r, flips=True) for n, r in bands.items()})
+    made = {n: reader_of(kind_of(tokenizers[n]), tokenizers[n], augment=True) for n in there}
+    return train.with_readers(**{n: reader for n, reader in made.items() if reader is not None})
 
 
 def only_modality(model: MaskedModel) -> str:

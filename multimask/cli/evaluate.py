@@ -1,12 +1,14 @@
-"""`multimask evaluate`: what a model's vectors are worth, made of any of its modalities."""
+"""`multimask evaluate`: what vectors, and answers of fine-tuned models, are worth, made of any of a
+model's modalities."""
 
 import csv
 import io
 import json
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -19,17 +21,23 @@ from multimask.datasets.table import Table
 from multimask.dots import dots
 from multimask.ensembles import subsets_of
 from multimask.evaluation import SubsetScore
+from multimask.evaluation.subsets import chosen, rows_with
+from multimask.filling import UnseenModalities
 from multimask.model import MaskedModel
 from multimask.plugins import from_config, to_config
 
-MEASURES = {"probe": "probe", "knn": "kNN", "carried": "probe of all"}
+if TYPE_CHECKING:
+    from multimask.finetuning import Classifier
+
+MEASURES = {"probe": "probe", "knn": "kNN", "carried": "probe of all", "tuned": "fine-tuned"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """Linear probe and nearest neighbours for every set of modalities, beside random weights.
 
-    The "probe of all" learned with all modalities there and is asked when only some are.
+    The "probe of all" learned with all modalities there and is asked when only some are. Of
+    fine-tuned models their own head is asked too.
     """
 
     model: Annotated[Path, "folder of a saved model"]
@@ -60,7 +68,7 @@ class Judged:
 
 
 def evaluate(flags: Evaluate) -> None:
-    model = load(flags.model)
+    model, head = opened(flags.model)
     table = models_table(model, flags.data)
     if flags.label not in table.columns:
         raise ValueError(
@@ -70,12 +78,15 @@ def evaluate(flags: Evaluate) -> None:
     train, test = parts_of(table, flags.held_out, None)
     subsets = asked_for(flags.subsets, list(table.readers), model)
     torch.manual_seed(flags.seed)
-    models = {"model": model, "random weights": from_config(to_config(model))}
+    models = {"model": (model, head), "random weights": (from_config(to_config(model)), None)}
     for folder in flags.beside:
         models[folder] = other(folder, model)
-    judged = [
-        Judged(name, scored(one, train, test, subsets, flags)) for name, one in models.items()
-    ]
+    judged = []
+    for name, (one, its_head) in models.items():
+        scores = scored(one, train, test, subsets, flags)
+        if its_head is not None:
+            scores = [with_answers(score, its_head, test, flags) for score in scores]
+        judged.append(Judged(name, scores))
     flags.out.mkdir(parents=True, exist_ok=True)
     rows = [numbers(subset, judged) for subset in subsets]
     losses = lost(judged, subsets)
@@ -104,14 +115,39 @@ def asked_for(
     return sorted(wanted, key=lambda names: (len(names), names))
 
 
-def other(folder: str, model: MaskedModel) -> MaskedModel:
-    found = load(folder)
+def opened(folder: str | Path) -> tuple[MaskedModel, "Classifier | None"]:
+    """A saved model, with its head where it was fine-tuned."""
+    if not (Path(folder) / "head.safetensors").is_file():
+        return load(folder), None
+    from multimask.finetuning import Classifier  # seconds to import
+
+    made = Classifier.load(folder)
+    return made.model, made
+
+
+def other(folder: str, model: MaskedModel) -> tuple[MaskedModel, "Classifier | None"]:
+    found, head = opened(folder)
     if list(found.slots) != list(model.slots):
         raise ValueError(
             f"--beside {folder}: its modalities are {', '.join(found.slots)}, those of the model "
             f"{', '.join(model.slots)}."
         )
-    return found
+    return found, head
+
+
+def with_answers(
+    score: SubsetScore, head: "Classifier", test: Table, flags: Evaluate
+) -> SubsetScore:
+    """With what the head says of the same rows."""
+    if score.probe is None or head.label != flags.label:
+        return score
+    rows = chosen(test, rows_with(test, score.names, flags.label))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnseenModalities)  # `seen` says it
+        told = head.predict(
+            rows, workers=flags.workers, device=flags.device, modalities=score.names
+        )
+    return replace(score, tuned=told.correct(flags.label))
 
 
 def scored(
@@ -145,19 +181,35 @@ def numbers(subset: tuple[str, ...], judged: Sequence[Judged]) -> dict[str, Any]
     for each in judged:
         for measure in MEASURES:
             right = getattr(each.of[subset], measure)
-            row[f"{measure} {each.name}"] = None if right is None else float(right.mean())
+            if measure != "tuned" or has_head(each):
+                row[f"{measure} {each.name}"] = None if right is None else float(right.mean())
     return row
+
+
+def has_head(judged: Judged) -> bool:
+    return any(score.tuned is not None for score in judged.scores)
+
+
+def short_names(judged: Sequence[Judged]) -> dict[str, str]:
+    beside = [f"beside {n}" for n in range(1, len(judged) - 1)]
+    return dict(zip([each.name for each in judged], ["model", "random", *beside], strict=True))
 
 
 def lost(judged: Sequence[Judged], subsets: Sequence[tuple[str, ...]]) -> dict[str, dict[str, Any]]:
     """By measure: what each model loses on average when modalities drop, and how much more the
-    others lose than the first; paired over the test rows that have all modalities."""
+    others lose than the first; paired over the test rows that have all modalities. Models that lack
+    a measure are left out."""
     whole = max(subsets, key=len)
     fewer = [subset for subset in subsets if set(subset) < set(whole)]
     found: dict[str, dict[str, Any]] = {}
     for measure in MEASURES:
-        scores = {each.name: [each.of[s] for s in (whole, *fewer)] for each in judged}
-        if not fewer or any(getattr(s, measure) is None for all_ in scores.values() for s in all_):
+        asked = {each.name: [each.of[s] for s in (whole, *fewer)] for each in judged}
+        scores = {
+            name: all_
+            for name, all_ in asked.items()
+            if all(getattr(score, measure) is not None for score in all_)
+        }
+        if not fewer or not scores:
             continue
         items = judged[0].of[whole].items
         losses = {}
@@ -165,8 +217,9 @@ def lost(judged: Sequence[Judged], subsets: Sequence[tuple[str, ...]]) -> dict[s
             kept = np.mean([of_items(s, measure, items) for s in rest], axis=0)
             losses[name] = of_items(first, measure, items) - kept
         found[measure] = {name: {"lost": float(x.mean())} for name, x in losses.items()}
-        for name in list(losses)[1:]:
-            more = evaluation.paired_bootstrap([losses[name]], [losses[judged[0].name]])
+        reference, *rest = losses
+        for name in rest:
+            more = evaluation.paired_bootstrap([losses[name]], [losses[reference]])
             found[measure][name] |= {"more_by": more.mean, "interval": [more.low, more.high]}
     return found
 
@@ -188,13 +241,15 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> bytes:
 def drawn(
     rows: Sequence[dict[str, Any]], judged: Sequence[Judged], test: Table, label: str
 ) -> np.ndarray:
-    """Each subset's probes: of itself and the one of all, beside random weights."""
+    """Each subset's probes, of itself and the one of all, beside random weights; of fine-tuned
+    models what they say themselves."""
     classes = [str(value) for value in test.columns[label] if value is not None]
-    short = ["model", "random weights", *(f"beside {n}" for n in range(1, len(judged) - 1))]
+    heads = any(map(has_head, judged))
     ways = {
-        f"{measure} {each.name}": f"{MEASURES[measure]}, {name}"
-        for each, name in zip(judged, short, strict=True)
-        for measure in ("probe", "carried")
+        f"{measure} {name}": f"{MEASURES[measure]}, {short}"
+        for name, short in short_names(judged).items()
+        for measure in (("carried", "tuned") if heads else ("probe", "carried"))
+        if f"{measure} {name}" in rows[0]
     }
     lines = {row["subset"]: [row[way] for way in ways] for row in rows}
     chance = float(np.unique(classes, return_counts=True)[1].max() / len(classes))
@@ -205,11 +260,13 @@ def told(
     rows: Sequence[dict[str, Any]], judged: Sequence[Judged], losses: dict[str, dict[str, Any]]
 ) -> str:
     wide = max(12, *(len(row["subset"]) + 2 for row in rows))
-    columns = [(measure, each.name) for measure in MEASURES for each in judged]
-    short = ["model", "random", *(f"beside {n}" for n in range(1, len(judged) - 1))]
-    heads = [f"{MEASURES[m]:<{10 * len(judged)}}" for m in MEASURES]
-    lines = [f"{'':<{wide}}{'rows':<7}" + "".join(heads)]
-    lines.append(f"{'':<{wide}}{'':<7}" + "".join(f"{n:<10}" for n in short) * len(MEASURES))
+    short = short_names(judged)
+    columns = [(m, name) for m in MEASURES for name in short if f"{m} {name}" in rows[0]]
+    groups = [[name for m, name in columns if m == measure] for measure in MEASURES]
+    named = zip(MEASURES.values(), groups, strict=True)
+    heads = "".join(f"{title:<{10 * len(group)}}" for title, group in named if group)
+    lines = [f"{'':<{wide}}{'rows':<7}{heads}"]
+    lines.append(f"{'':<{wide}}{'':<7}" + "".join(f"{short[who]:<10}" for _, who in columns))
     for row in rows:
         name = row["subset"] + ("*" if row["seen_in_training"] is False else "")
         values = [row[f"{measure} {who}"] for measure, who in columns]

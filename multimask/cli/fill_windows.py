@@ -17,7 +17,8 @@ from multimask.datasets.formats.maps import file_map, open_map
 from multimask.datasets.formats.raster_write import TIFFS, format_of, write_raster
 from multimask.datasets.formats.spectral import SpectralReader
 from multimask.datasets.table import Table
-from multimask.datasets.transforms import CentreCrop, pair
+from multimask.datasets.transforms import WindowCrop
+from multimask.sizes import pair
 from multimask.tokens import BadSample
 
 MANY = 2**62
@@ -76,7 +77,7 @@ def windows(table: Table, row: int) -> list[Box | None]:
                 shown.add(pair(reader.size) if reader.size else (box.height, box.width))
             elif (
                 isinstance(reader, LabelMapReader | DepthMapReader)
-                and isinstance(reader.transform, CentreCrop)
+                and isinstance(reader.transform, WindowCrop)
                 and isinstance(source, str)
             ):
                 _, box = open_map(source, "a map", reader.max_pixels)

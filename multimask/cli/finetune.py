@@ -12,11 +12,11 @@ import torch
 from multimask import pictures
 from multimask.checkpoints import load
 from multimask.checkpoints.folder import write_whole
-from multimask.cli.data import model_table, only_modality, parts_of, reader_of
+from multimask.cli.data import augmented, model_table, models_table, parts_of
 from multimask.cli.flags import to_yaml
 from multimask.datasets.table import Table
 from multimask.model import MaskedModel
-from multimask.plugins import from_config, name_of, to_config
+from multimask.plugins import from_config, to_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Finetune:
     """
 
     model: Annotated[Path, "folder of a saved model, or weights of another project"]
-    data: Annotated[Path, "folder, CSV, Parquet, NPY or NPZ with labels"]
+    data: Annotated[Path, "folder, CSV, Parquet, NPY or NPZ with labels; many modalities: a table"]
     out: Annotated[Path, "run folder"] = Path("runs/finetune")
     label: Annotated[str, "column with the classes"] = "label"
     epochs: Annotated[int, "passes over the labelled rows"] = 100
@@ -44,6 +44,7 @@ class Finetune:
     smoothing: Annotated[float, "label smoothing"] = 0.1
     mixup: Annotated[float, "a of Beta(a, a); 0 is off. Only where mixing means something"] = 0.8
     cutmix: Annotated[float, "likewise, for a box of one sample in another"] = 1.0
+    drop: Annotated[float, "chance that a sample's modality is left out, never all"] = 0.0
     weight_decay: Annotated[float, "of matrices"] = 0.05
     warmup: Annotated[float, "share of the steps with rising learning rate"] = 0.05
     clip: Annotated[float | None, "largest gradient norm"] = None
@@ -73,6 +74,7 @@ def finetune(flags: Finetune) -> None:
         smoothing=flags.smoothing,
         mixup=flags.mixup,
         cutmix=flags.cutmix,
+        drop=flags.drop,
         weight_decay=flags.weight_decay,
         warmup=flags.warmup,
         **({} if flags.lr is None else {"lr": flags.lr, "lr_per": None}),
@@ -120,7 +122,7 @@ def finetune(flags: Finetune) -> None:
 
 def labelled_parts(flags: Finetune, model: MaskedModel) -> tuple[Table, Table]:
     """Training rows, augmented, and test rows, of those that have the label."""
-    table = model_table(model, flags.data)
+    table = (models_table if len(model.slots) > 1 else model_table)(model, flags.data)
     if flags.label not in table.columns:
         raise ValueError(
             f"{flags.data}: has no column {flags.label!r} to learn; columns are "
@@ -128,12 +130,7 @@ def labelled_parts(flags: Finetune, model: MaskedModel) -> tuple[Table, Table]:
         )
     there = [index for index, value in enumerate(table.columns[flags.label]) if value is not None]
     train, test = parts_of(table.select(there), flags.held_out, flags.limit)
-    name = only_modality(model)
-    tokenizer = model.tokenizers[name]
-    _, _, kind = name_of(type(tokenizer), {}).rpartition("/")
-    if (augmenting := reader_of(kind, tokenizer, augment=True)) is not None:
-        train = train.with_readers(**{name: augmenting})
-    return train, test
+    return augmented(train, model.tokenizers), test
 
 
 def fresh(model: MaskedModel, seed: int) -> MaskedModel:

@@ -26,7 +26,8 @@ class SubsetScore:
     `probe` and `knn` learned from features of the same modalities, `carried` is the probe that
     learned from features of all modalities and is now asked about these. `items` are the ids of
     the test rows that have them all; None for all three where too few rows do. `seen` says whether
-    the encoder read just these in training, None where nobody noted.
+    the encoder read just these in training, None where nobody noted. `tuned` is what a fine-tuned
+    model's own head says, None where the model has none.
     """
 
     names: tuple[str, ...]
@@ -35,6 +36,7 @@ class SubsetScore:
     knn: Right | None
     carried: Right | None
     seen: bool | None
+    tuned: Right | None = None
 
 
 def subset_scores(

@@ -1,7 +1,7 @@
 """A pre-trained model with a head that names classes."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from multimask.checkpoints.folder import load, read_weights, write_whole
 from multimask.checkpoints.foreign import read as foreign_model
 from multimask.evaluation.embeddings import evaluating, plain, stream
+from multimask.filling import check_names, warn_unseen
 from multimask.model import MaskedModel
 from multimask.tokens import Batch, Latents, Sample, Samples
 
@@ -81,9 +82,16 @@ class Classifier(nn.Module):
         batch_size: int = 256,
         workers: int = 0,
         device: str | torch.device = "auto",
+        modalities: Collection[str] | None = None,
     ) -> Predictions:
-        """Name every sample, in eval mode and without augmentation."""
+        """Name every sample, in eval mode and without augmentation; by these modalities alone
+        where they are given, as if the samples lacked the rest."""
         home = self.model.device
+        tokenizers = self.model.tokenizers
+        if modalities is not None:
+            check_names(list(modalities), list(tokenizers), "modalities")
+            tokenizers = {n: t for n, t in tokenizers.items() if n in modalities}
+            warn_unseen(self.model.seen, modalities)
 
         def probabilities(batch: Batch) -> Tensor:
             return self(batch.to(self.model.device)).float().softmax(dim=1)
@@ -93,10 +101,11 @@ class Classifier(nn.Module):
             try:
                 made = stream(
                     samples,
-                    self.model.tokenizers,
+                    tokenizers,
                     probabilities,
                     batch_size=batch_size,
                     workers=workers,
+                    ignored=self.model.tokenizers,
                 )
             finally:
                 self.head.to(home)

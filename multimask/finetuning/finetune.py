@@ -13,10 +13,12 @@ from multimask.finetuning.classifier import Classifier, Head, Pool, classes_of
 from multimask.finetuning.layers import prepared
 from multimask.finetuning.mixing import Mixing
 from multimask.finetuning.objective import Classification
+from multimask.masking import Masker, Natural, Subset
 from multimask.modality import collate
 from multimask.model import MaskedModel
 from multimask.tokens import BadSample, Batch, Sample, Samples
 from multimask.training.fit import fit
+from multimask.training.missing import foreseen, missing_matrix, subsets_seen
 from multimask.training.reading import as_samples, blanks
 from multimask.training.result import FitResult
 
@@ -31,6 +33,8 @@ class Finetuning:
         where the encoder knows it.
     smoothing: probability given to all classes alike.
     mixup, cutmix: see `Mixing`; 0 turns off. Only what can be mixed is.
+    drop: chance that each modality of a training sample is left out, never all; so that the
+        classifier may be asked when some are missing.
     lr: at its peak, for a batch of `lr_per` samples. warmup: share of the steps with rising rate.
     """
 
@@ -40,6 +44,7 @@ class Finetuning:
     smoothing: float = 0.1
     mixup: float = 0.8
     cutmix: float = 1.0
+    drop: float = 0.0
     lr: float = 5e-4
     lr_per: int | None = 256
     betas: tuple[float, float] = (0.9, 0.999)
@@ -89,7 +94,7 @@ def finetune(
         )
     if limit_rows is not None:
         rows = np.intersect1d(rows, np.asarray(limit_rows))
-    mixing = Mixing(samples, rows, model.tokenizers, label, how.mixup, how.cutmix)
+    mixing = Mixing(samples, rows, model.tokenizers, label, how.mixup, how.cutmix, how.drop)
     # MAE: the mean is normalised behind the pooling, so not before it as well
     copied = prepared(model, first_readable(mixing, model), how.drop_path, how.pool == "global")
     eps = getattr(getattr(model.encoder, "norm", None), "eps", 1e-6)
@@ -113,6 +118,11 @@ def finetune(
         pictures=False,
         **training,
     )
+    if copied.seen is not None and len(model.slots) > 1:
+        shown = Masker(Subset(keep=1 - how.drop), Natural())
+        missing = missing_matrix(mixing, model.slots)
+        read = subsets_seen(shown, missing, foreseen(model))
+        copied.seen = tuple(sorted({*copied.seen, *read}))
     return Finetuned(Classifier(copied, head, classes, label).eval(), fitted)
 
 

@@ -1,11 +1,11 @@
-"""Mixup and CutMix, drawn by each sample for itself.
+"""Mixup, CutMix and left-out modalities, drawn by each sample for itself.
 
 A sample's partner is another training row, picked by the sample's own generator and read for it, so
 neither batches, ranks nor workers change what is mixed. It costs a second reading of a sample.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ class Mixing:
     into the other; each is the a of the Beta(a, a) that shares are drawn from, 0 for never, and
     with both a coin decides. Samples stay as they are where a modality of theirs cannot be mixed
     (its tokenizer does not say how: `multimask.modality.Mixes`), or the partner lacks it.
+
+    drop: each modality is then left out with this chance; drawn again until some is left.
     """
 
     samples: Samples
@@ -36,11 +38,16 @@ class Mixing:
     label: str
     mixup: float = 0.8
     cutmix: float = 1.0
+    drop: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.mixup, self.cutmix) < 0:
             raise ValueError(
                 f"finetune: mixup={self.mixup} and cutmix={self.cutmix} must not be negative."
+            )
+        if not 0 <= self.drop < 1:
+            raise ValueError(
+                f"finetune: drop={self.drop} is a chance to be left out, at least 0 and below 1."
             )
 
     def __len__(self) -> int:
@@ -55,11 +62,14 @@ class Mixing:
 
     def with_columns(self, **columns: Sequence[Any]) -> "Mixing":
         whole = Rows(self.samples, self.rows).with_columns(**columns).samples
-        return Mixing(whole, self.rows, self.tokenizers, self.label, self.mixup, self.cutmix)
+        return replace(self, samples=whole)
 
     def draw(self, index: int, generator: Generator) -> Sample:
         # torch has no Beta that takes a generator; an own one also leaves the augmentation alone
         rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
+        return self.with_some_left_out(self.blended(index, generator, rng), rng)
+
+    def blended(self, index: int, generator: Generator, rng: np.random.Generator) -> Sample:
         sample = self.read(index, generator)
         if not self.mixup and not self.cutmix:
             return sample
@@ -74,6 +84,16 @@ class Mixing:
         except (BadSample, OSError):
             return sample  # counted and listed when its own turn comes
         return self.mixed(sample, other, share, cuts, seed)
+
+    def with_some_left_out(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        present = [name for name in self.tokenizers if sample.get(name) is not None]
+        if not self.drop or len(present) < 2:
+            return sample
+        stays = rng.random(len(present)) >= self.drop
+        while not stays.any():
+            stays = rng.random(len(present)) >= self.drop
+        gone = {name for name, kept in zip(present, stays, strict=True) if not kept}
+        return {name: value for name, value in sample.items() if name not in gone}
 
     def read(self, index: int, generator: Generator) -> Sample:
         row = int(self.rows[index])
