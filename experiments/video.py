@@ -73,11 +73,11 @@ class Config(RunFlags):
     online_knn: Annotated[bool, "kNN accuracy after every epoch; reads all rows for it"] = False
 
 
-# Made clips: a model that two cores train in minutes (8 x 4 x 4 tubelets). Tubelets of one frame show
-# no motion: what random weights would make of two frames in one tells nothing of what was learned.
-# Most show plain noise, so plain values are regressed: normalised, the noise would be all that is
-# asked for. Tubes of 16 places would leave one or two to see; half hidden at random is learned
-# soonest; the shallow decoder leaves motion to the encoder.
+# Made clips: a model that two cores train in minutes (8 x 4 x 4 tubelets). Tubelets of one frame
+# show no motion: what random weights would make of two frames in one tells nothing of what was
+# learned. Most show plain noise, so plain values are regressed: normalised, the noise would be all
+# that is asked for. Tubes of 16 places would leave one or two to see; half hidden at random is
+# learned soonest; the shallow decoder leaves motion to the encoder.
 MADE: dict[str, Any] = {
     "epochs": 32,
     "batch_size": 32,
