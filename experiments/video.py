@@ -3,7 +3,7 @@
 python experiments/video.py --data CLIPS --out runs/clips
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +12,7 @@ from multimask.checkpoints import load
 from multimask.cli.data import as_batch, parts_of
 from multimask.cli.experiment import RunFlags, Study, build_recipe, carry_out
 from multimask.cli.flags import run
+from multimask.cli.study import SHAPE, sides, with_defaults
 from multimask.datasets.formats.videos import VideoReader
 from multimask.datasets.frame_sampling import Every, FrameSampler, Strided, Uniform
 from multimask.datasets.layouts.frame_folders import frame_folders
@@ -113,7 +114,7 @@ GREY: dict[str, Any] = {"channels": 1, "mean": 0.449, "std": 0.226}  # ImageNet'
 
 
 def main(config: Config) -> dict[str, Any]:
-    config = with_defaults(config, MADE if config.data is None else FILES)
+    config = completed(config)
     tokenizer = Tubelets(
         config.frames or 16,
         sides(config.image_size, "--image-size"),
@@ -130,34 +131,18 @@ def main(config: Config) -> dict[str, Any]:
     return metrics
 
 
-def with_defaults(config: Config, defaults: Mapping[str, Any]) -> Config:
-    """Flags that were not given (None, or a count of 0) take the value that suits the data; one
-    that names a size wants the size's own numbers."""
-    sizes = {"width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads"}
-    skipped = set() if small(config) else sizes
-    unset = {
-        name: value
-        for name, value in defaults.items()
-        if name not in skipped and not given(getattr(config, name))
-    }
-    return replace(config, **unset)
-
-
-def given(value: Any) -> bool:
-    return value is not None and (isinstance(value, bool) or value != 0)
+def completed(config: Config) -> Config:
+    """Flags that were not given take the value that suits the data; with another method or a size
+    that was asked for, not the model's numbers."""
+    defaults = MADE if config.data is None else FILES
+    if not small(config):
+        defaults = {name: value for name, value in defaults.items() if name not in SHAPE}
+    return with_defaults(config, defaults)
 
 
 def small(config: Config) -> bool:
     """Whether the size of the model was left to the data."""
     return config.size == "tiny" and config.method in ("videomae", "videomae-v2")
-
-
-def sides(size: int | tuple[int, ...] | None, flag: str) -> tuple[int, int]:
-    """(height, width) of a flag that may give one side of a square."""
-    given = (size, size) if isinstance(size, int) else size or ()
-    if len(given) != 2:
-        raise ValueError(f"{flag}: write one side, 64, or height x width, 96x160.")
-    return given[0], given[1]
 
 
 def parts(config: Config, tokenizer: Tubelets) -> tuple[Table, Table]:
