@@ -14,9 +14,7 @@ from multimask.datasets.synthetic_volume import CONTRASTS, made_brain
 from multimask.datasets.table import Table
 from multimask.ensembles import Distillation, ensemble, subsets_of
 from multimask.evaluation import crossmodal_errors, paired_bootstrap
-from multimask.masking import Count, Dropped, Masker, Uniform
 from multimask.methods.bm_mae import bm_mae
-from multimask.methods.multimae import multimae
 from multimask.methods.phg_mae import phg_mae
 from multimask.methods.recipe import Recipe
 from multimask.modalities.depth_maps import DepthMaps
@@ -30,49 +28,6 @@ from multimask.tokens import Sample
 QUICK: dict[str, Any] = {"lr_per": None, "pictures": False, "progress": False}
 
 pytestmark = pytest.mark.slow
-
-
-# --- MultiMAE -------------------------------------------------------------------------------------
-
-
-def layers(split: str, apart: int = 0) -> list[Sample]:
-    """Grey crops of photographs, their inverse and edges: of the crop so many places `apart`."""
-    table = Table.open(photograph_layers(16, train=400, test=100)).where(split=split)
-    rows = [table[n] for n in range(len(table))]
-    made: list[Sample] = []
-    for row, other in zip(rows, [*rows[apart:], *rows[:apart]], strict=True):
-        inverse = 255 - torch.as_tensor(other["grey"])
-        made.append(
-            {"id": row["id"], "grey": row["grey"], "inverse": inverse, "edges": other["edges"]}
-        )
-    return made
-
-
-@pytest.mark.timeout(900)
-def test_a_hidden_map_is_answered_beyond_its_own_mean_and_not_from_pairs_that_do_not_match() -> (
-    None
-):
-    maps: dict[str, Tokenizer] = {
-        "grey": ImagePatches(16, 4, channels=1, std=0.25),
-        "inverse": ImagePatches(16, 4, channels=1, std=0.25),
-        "edges": DepthMaps(16, 4, scale="fixed", mean=2.5, std=1.5, hole=None),
-    }
-    sizes: Any = {"width": 48, "depth": 2, "heads": 4, "decoder_width": 32, "decoder_depth": 1}
-    answered = {}
-    for apart in (0, 7):
-        torch.manual_seed(0)
-        masker = Masker(Uniform(), Dropped(Count(16)))
-        recipe = multimae(maps, **sizes, decoder_heads=4, masker=masker)
-        train, test = layers("train", apart), layers("test", apart)
-        fit(recipe.model, recipe.objective, train, epochs=40, batch_size=16, lr=2e-3, **QUICK)
-        found = crossmodal_errors(recipe.model, test, train, ["inverse"])["inverse"]
-        answered[apart] = found.answered
-    grey = torch.stack([torch.as_tensor(row["grey"]) for row in test]) / 255 / 0.25
-    own = grey.flatten(1).var(dim=1, correction=0).numpy()
-    print({apart: errors.mean() for apart, errors in answered.items()}, "own mean", own.mean())
-    assert paired_bootstrap([own], [answered[0]]).low > 0
-    assert answered[0].mean() < 0.7 * own.mean()
-    assert answered[7].mean() > own.mean()
 
 
 # --- BM-MAE ---------------------------------------------------------------------------------------
