@@ -31,13 +31,14 @@ from multimask.cli.fill_scores import (
     without,
 )
 from multimask.cli.flags import run, to_yaml
-from multimask.cli.study import RunFlags
+from multimask.cli.study import RunFlags, with_defaults
 from multimask.datasets.formats.spectral import SpectralReader, flipped
 from multimask.datasets.layouts.sensor_tiles import sensor_tiles
 from multimask.datasets.table import Table
 from multimask.datasets.transforms import RandomResizedCrop
 from multimask.modalities.label_maps import LabelMaps
 from multimask.modality import Tokenizer
+from multimask.sizes import pair
 from multimask.tokens import BadSample, Part
 from multimask.training.memory import keep_freed_memory
 
@@ -89,8 +90,7 @@ def main(config: Config) -> dict[str, Any]:
     data = config.data
     if data is None:
         raise ValueError("--data: name your table or folder of scenes.")
-    unset = {name: value for name, value in SMALL.items() if getattr(config, name) is None}
-    config = replace(config, **unset)
+    config = with_defaults(config, SMALL)
     if config.keep_memory:
         keep_freed_memory()
     torch.manual_seed(config.seed)
@@ -146,7 +146,7 @@ def main(config: Config) -> dict[str, Any]:
 
 def opened(config: Config, path: Path, kinds: dict[str, str]) -> Table:
     if path.is_dir():
-        size = sides(config.image_size)
+        size = pair(config.image_size)
         given = {name: plain_reader(kind) for name, kind in kinds.items() if kind != "spectral"}
         if "image" in kinds.values() or size[0] != size[1]:
             raise ValueError("--data FOLDER: scenes are rasters, cut into square windows.")
@@ -161,10 +161,6 @@ def opened(config: Config, path: Path, kinds: dict[str, str]) -> Table:
         )
     read = Table.from_parquet if path.suffix.lower() == ".parquet" else Table.from_csv
     return read(path, list(kinds), {name: plain_reader(kind) for name, kind in kinds.items()})
-
-
-def sides(size: int | tuple[int, ...]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def fitted_readers(
@@ -182,7 +178,7 @@ def fitted_readers(
         if config.data is None or not config.data.is_dir():
             made[name] = reader_of(kind, tokenizers[name], augment)
             if isinstance(crop := getattr(made[name], "transform", None), RandomResizedCrop):
-                height, width = sides(config.image_size)
+                height, width = pair(config.image_size)
                 box = {"scale": (config.crop, 1.0), "ratio": (width / height, width / height)}
                 made[name] = replace(made[name], transform=replace(crop, **box))
             continue
@@ -231,7 +227,7 @@ def fitted(config: Config, name: str, kind: str, train: Table) -> Tokenizer:
     takes = {f.name for f in fields(plugins.load("modalities", kind))}
     for given, value in (("size", config.image_size), ("patch", config.patch)):
         if given in takes and given not in asked:
-            said.append(f"{given}={'x'.join(map(str, sides(value)))}")
+            said.append(f"{given}={'x'.join(map(str, pair(value)))}")
     if kind == "label-map":
         numbers = tuple(map(listed, groups.split("/"))) if groups else ()
         if "classes" not in asked:

@@ -24,11 +24,13 @@ Step = Callable[[], float]
 @dataclass(frozen=True)
 class Side:
     """`build(*arguments)`, a function of a module's top level, makes the step in the side's
-    process; `keep` tells its allocator to keep freed memory, as our launcher does."""
+    process; `keep` tells its allocator to keep freed memory, as our launcher does. `first`: the
+    arguments of a small step that is built and made before memory is counted, for its imports."""
 
     build: Callable[..., Step]
     arguments: tuple[Any, ...]
     keep: bool
+    first: tuple[Any, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ def _serve(pipe: Connection, side: Side, threads: int) -> None:
         torch.set_num_threads(threads)
     if side.keep:
         keep_freed_memory()
+    if side.first is not None:
+        side.build(*side.first)()
     before = resident("VmRSS")
     step = side.build(*side.arguments)
     pipe.send(step())
