@@ -1,4 +1,4 @@
-"""What ChA-MAEViT promises when bands are missing, on made scenes: all marked slow."""
+"""What SMARTIES and ChA-MAEViT promise when bands are missing, on made scenes: all marked slow."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -8,10 +8,11 @@ import torch
 
 from multimask import fit
 from multimask.datasets.synthetic_spectral import SENSORS, mixture_scenes
-from multimask.evaluation import embed, linear_probe
+from multimask.evaluation import embed, knn, linear_probe, raw_means
 from multimask.masking import Masker, Natural
 from multimask.methods.cha_maevit import cha_maevit
 from multimask.methods.recipe import Recipe
+from multimask.methods.smarties import smarties
 from multimask.modalities.spectral import SpectralPatches
 from multimask.modalities.spectral_masking import ChannelPatch
 from multimask.model import MaskedModel
@@ -54,6 +55,12 @@ def right(learned: Any, asked: Any) -> float:
     return linear_probe(learned.features, labels[0], asked.features, labels[1]).accuracy
 
 
+def neighbours(learned: Any, asked: Any) -> float:
+    labels = learned.labels["label"], asked.labels["label"]
+    found: Any = knn(learned.features, labels[0], asked.features, labels[1])
+    return found.accuracy
+
+
 # --- ChA-MAEViT -----------------------------------------------------------------------------------
 
 
@@ -94,3 +101,47 @@ def test_hiding_channels_in_training_loses_less_when_half_of_them_are_gone() -> 
     lost = {name: whole - half for name, (whole, half) in found.items()}
     assert lost["channels"] < lost["patches"] - 0.03
     assert found["channels"][1] > found["patches"][1]  # not only because it had less to lose
+
+
+# --- SMARTIES -------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(900)
+def test_features_tell_more_than_spectra_and_swapped_sensors_lose_less_on_red_green_blue() -> None:
+    """Nearest neighbours of class tokens against those of mean spectra; and what a probe of all
+    bands loses when it is asked about the other sensor, which has three."""
+    colours = (665.0, 560.0, 485.0)
+    optical, rgb = made("optical", BANDS), made("rgb", colours)
+    rows = {
+        split: [{**one, **two} for one, two in zip(optical[split], rgb[split], strict=True)]
+        for split in optical
+    }
+    maps = {
+        "optical": tokenizer(rows["train"], "optical", BANDS, group=6, projections="bands"),
+        "rgb": tokenizer(rows["train"], "rgb", colours, group=3, projections="bands"),
+    }
+    found = {}
+    for swap in (0.5, 0.0):
+        torch.manual_seed(0)
+        recipe = smarties(
+            maps, width=48, depth=2, heads=4, decoder_width=32, decoder_depth=1, decoder_heads=4,
+            swap=swap,
+        )  # fmt: skip
+        fit(recipe.model, recipe.objective, rows["train"], epochs=70, **TRAINING)
+        parts = {
+            (split, name): embed(recipe.model, rows[split], modalities=[name], pool="global")
+            for split in rows
+            for name in maps
+        }
+        learned = parts["train", "optical"]
+        whole, few = (right(learned, parts["test", name]) for name in ("optical", "rgb"))
+        voted = neighbours(learned, parts["test", "optical"])
+        found[swap] = {"neighbours": voted, "whole": whole, "rgb": few}
+    plain = neighbours(
+        *(raw_means(rows[split], {"optical": maps["optical"]}) for split in ("train", "test"))
+    )
+    print(found, f"neighbours of mean spectra {plain:.3f}")
+    assert found[0.5]["neighbours"] > plain
+    lost = {swap: made["whole"] - made["rgb"] for swap, made in found.items()}
+    assert lost[0.5] < lost[0.0] - 0.05
+    assert found[0.5]["rgb"] > found[0.0]["rgb"]
