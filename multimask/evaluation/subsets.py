@@ -104,13 +104,13 @@ def of_some(found: Found, seed: int) -> Embeddings:
     for learned, _ in found.values():
         for place, name in enumerate(learned.ids):
             options.setdefault(name, []).append((learned, place))
-    chosen = []
+    picked = []
     for name, ways in options.items():
         generator = sample_generator(seed, 0, name, "subset")
-        chosen.append(ways[int(torch.randint(len(ways), (), generator=generator))])
-    features = np.stack([made.features[place] for made, place in chosen])
-    names = set.intersection(*(set(made.labels) for made, _ in chosen))
-    labels = {n: np.array([made.labels[n][place] for made, place in chosen]) for n in names}
+        picked.append(ways[int(torch.randint(len(ways), (), generator=generator))])
+    features = np.stack([made.features[place] for made, place in picked])
+    names = set.intersection(*(set(made.labels) for made, _ in picked))
+    labels = {n: np.array([made.labels[n][place] for made, place in picked]) for n in names}
     return Embeddings(tuple(options), features, labels, ())
 
 
