@@ -31,12 +31,14 @@ from multimask.cli.fill_scores import (
     without,
 )
 from multimask.cli.flags import run, to_yaml
-from multimask.cli.study import RunFlags
+from multimask.cli.study import RunFlags, with_defaults
 from multimask.datasets.formats.spectral import SpectralReader, flipped
 from multimask.datasets.layouts.sensor_tiles import sensor_tiles
 from multimask.datasets.table import Table
+from multimask.datasets.transforms import RandomResizedCrop
 from multimask.modalities.label_maps import LabelMaps
 from multimask.modality import Tokenizer
+from multimask.sizes import pair
 from multimask.tokens import BadSample, Part
 from multimask.training.memory import keep_freed_memory
 
@@ -64,6 +66,9 @@ class Config(RunFlags):
     batch_size: Annotated[int, "samples an optimiser step"] = 32
     image_size: Annotated[int | tuple[int, ...], "pixels that a model sees; windows of scenes"] = 16
     patch: Annotated[int | tuple[int, ...], "pixels of a patch"] = 4
+    crop: Annotated[
+        float, "least share of a picture's area that a training crop shows, 1 for none"
+    ] = 0.8
     block: Annotated[int, "of scenes: pixels a side of what is held out for testing"] = 32
     held_out: Annotated[float, "share of rows held out where the data name no split"] = 0.4
     draws: Annotated[int, "random parts that the spread is taken over"] = 8
@@ -85,8 +90,7 @@ def main(config: Config) -> dict[str, Any]:
     data = config.data
     if data is None:
         raise ValueError("--data: name your table or folder of scenes.")
-    unset = {name: value for name, value in SMALL.items() if getattr(config, name) is None}
-    config = replace(config, **unset)
+    config = with_defaults(config, SMALL)
     if config.keep_memory:
         keep_freed_memory()
     torch.manual_seed(config.seed)
@@ -98,9 +102,8 @@ def main(config: Config) -> dict[str, Any]:
     holes = without(table, entries)
     train, _ = parts_of(holes, config.held_out, config.limit)
     tokenizers = {name: fitted(config, name, kind, train) for name, kind in kinds.items()}
-    scenes = data.is_dir()
     plain, turning = (
-        fitted_readers(kinds, tokenizers, table, scenes, augment) for augment in (False, True)
+        fitted_readers(config, kinds, tokenizers, table, augment) for augment in (False, True)
     )
     config.out.mkdir(parents=True, exist_ok=True)
     write_whole(config.out / "config.yaml", to_yaml(config).encode())
@@ -143,7 +146,7 @@ def main(config: Config) -> dict[str, Any]:
 
 def opened(config: Config, path: Path, kinds: dict[str, str]) -> Table:
     if path.is_dir():
-        size = sides(config.image_size)
+        size = pair(config.image_size)
         given = {name: plain_reader(kind) for name, kind in kinds.items() if kind != "spectral"}
         if "image" in kinds.values() or size[0] != size[1]:
             raise ValueError("--data FOLDER: scenes are rasters, cut into square windows.")
@@ -160,23 +163,24 @@ def opened(config: Config, path: Path, kinds: dict[str, str]) -> Table:
     return read(path, list(kinds), {name: plain_reader(kind) for name, kind in kinds.items()})
 
 
-def sides(size: int | tuple[int, ...]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
 def fitted_readers(
+    config: Config,
     kinds: dict[str, str],
     tokenizers: dict[str, Tokenizer],
     table: Table,
-    scenes: bool,
     augment: bool,
 ) -> dict[str, Any]:
-    """Windows are mirrored and turned to train on; pictures cropped: all maps of a row alike."""
+    """Windows are mirrored and turned to train on; pictures cropped and mirrored, but little, for
+    whole ones are filled: all maps of a row alike."""
     made: dict[str, Any] = {}
     for name, kind in kinds.items():
         reader: Any = table.readers[name]
-        if not scenes:
+        if config.data is None or not config.data.is_dir():
             made[name] = reader_of(kind, tokenizers[name], augment)
+            if isinstance(crop := getattr(made[name], "transform", None), RandomResizedCrop):
+                height, width = pair(config.image_size)
+                box = {"scale": (config.crop, 1.0), "ratio": (width / height, width / height)}
+                made[name] = replace(made[name], transform=replace(crop, **box))
             continue
         if isinstance(reader, SpectralReader):
             plain: Any = replace(reader, flips=False)
@@ -223,7 +227,7 @@ def fitted(config: Config, name: str, kind: str, train: Table) -> Tokenizer:
     takes = {f.name for f in fields(plugins.load("modalities", kind))}
     for given, value in (("size", config.image_size), ("patch", config.patch)):
         if given in takes and given not in asked:
-            said.append(f"{given}={'x'.join(map(str, sides(value)))}")
+            said.append(f"{given}={'x'.join(map(str, pair(value)))}")
     if kind == "label-map":
         numbers = tuple(map(listed, groups.split("/"))) if groups else ()
         if "classes" not in asked:

@@ -12,6 +12,7 @@ import torch
 from multimask.cli.data import parts_of
 from multimask.cli.experiment import RunFlags, Study, carry_out
 from multimask.cli.flags import run
+from multimask.cli.study import sides, with_defaults
 from multimask.datasets.embedded import digits
 from multimask.datasets.formats.images import ImageReader
 from multimask.datasets.table import Table
@@ -81,23 +82,6 @@ def main(config: Config) -> dict[str, object]:
     tokenizer = ImagePatches(size, patch, channels, mean, std)
     label = config.label if config.label in table.columns else None
     return carry_out(config, Study({"image": tokenizer}, train, test, label))
-
-
-def with_defaults(config: Config, defaults: dict[str, object]) -> Config:
-    """Flags that were not given take the value that suits the data."""
-    if config.size != "tiny":  # a published size was asked for
-        shape = ("width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads")
-        defaults = {name: value for name, value in defaults.items() if name not in shape}
-    unset = {name: value for name, value in defaults.items() if getattr(config, name) is None}
-    return replace(config, **unset)
-
-
-def sides(size: int | tuple[int, ...] | None, flag: str) -> tuple[int, int]:
-    """(height, width) of a flag that may give one side of a square."""
-    given = (size, size) if isinstance(size, int) else size or ()
-    if len(given) != 2:
-        raise ValueError(f"{flag}: write one side, 64, or height x width, 96x160.")
-    return given[0], given[1]
 
 
 def statistics(train: Table, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

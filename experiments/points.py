@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from multimask.cli.data import parts_of
 from multimask.cli.experiment import carry_out
 from multimask.cli.flags import run
-from multimask.cli.study import RunFlags, Study
+from multimask.cli.study import RunFlags, Study, with_defaults
 from multimask.datasets.formats.points import PointReader
 from multimask.datasets.layouts.clouds import Layout, cloud_table
 from multimask.datasets.point_transforms import Augment
@@ -68,7 +68,7 @@ CLOUDS_MINI = {"width": 128, "depth": 4, "heads": 4, "decoder_depth": 2, "drop_p
 
 
 def main(config: Config) -> dict[str, Any]:
-    config = with_defaults(config)
+    config = completed(config)
     tokenizer = PointGroups(
         given(config.groups),
         given(config.group_size),
@@ -96,7 +96,7 @@ def main(config: Config) -> dict[str, Any]:
     return carry_out(config, Study({"points": tokenizer}, train, test, label, arguments))
 
 
-def with_defaults(config: Config) -> Config:
+def completed(config: Config) -> Config:
     """Flags that were not given take the value that suits the data, and the size."""
     defaults: dict[str, Any] = dict(SHAPES if config.data is None else CLOUDS)
     if config.size == "mini":
@@ -104,14 +104,11 @@ def with_defaults(config: Config) -> Config:
         config = replace(config, size="tiny")  # all of whose numbers are given
     if config.method != "point-mae":
         defaults = {name: value for name, value in defaults.items() if name not in OF_METHOD}
-    unset = {name: value for name, value in defaults.items() if getattr(config, name) is None}
-    if config.epochs == 0:
-        unset["epochs"] = defaults["epochs"]
-    return replace(config, **unset)
+    return with_defaults(config, defaults)
 
 
 def given(value: T | None) -> T:
-    assert value is not None  # with_defaults has seen to it
+    assert value is not None  # completed has seen to it
     return value
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from multimask.cli.data import parts_of
 from multimask.cli.experiment import RunFlags, Study, carry_out
 from multimask.cli.flags import run
+from multimask.cli.study import with_defaults
 from multimask.datasets.formats.skeleton_facts import MOTION, NAMES, suggested
 from multimask.datasets.formats.skeletons import SkeletonReader
 from multimask.datasets.layouts.kinetics_skeleton import kinetics_skeleton
@@ -127,12 +128,6 @@ def main(config: Config) -> dict[str, object]:
     train = train.with_readers(skeleton=replace(plain, augment=augment))
     label = config.label if config.label in table.columns else None
     return carry_out(config, Study({"skeleton": tokenizer}, train, test, label))
-
-
-def with_defaults(config: Config, defaults: Mapping[str, object]) -> Config:
-    """Flags that were not given take the value that suits the method."""
-    unset = {name: value for name, value in defaults.items() if getattr(config, name) is None}
-    return replace(config, **unset)
 
 
 def tokenizer_for(config: Config) -> SkeletonJoints:

@@ -22,6 +22,7 @@ from multimask.checkpoints.folder import write_whole
 from multimask.cli.data import as_batch, parts_of
 from multimask.cli.experiment import RunFlags, Study, build_recipe, carry_out
 from multimask.cli.flags import run
+from multimask.cli.study import sides, with_defaults
 from multimask.datasets.formats.spectral import SpectralReader
 from multimask.datasets.layouts.bigearthnet import bigearthnet
 from multimask.datasets.layouts.chammi import chammi
@@ -57,8 +58,8 @@ class Config(RunFlags):
     """Masked pre-training on spectral imagery and pictures of many channels."""
 
     out: Annotated[Path, "run folder"] = Path("runs/spectral")
-    epochs: Annotated[int, "passes over the training rows"] = 12
-    batch_size: Annotated[int, "samples an optimiser step"] = 16
+    epochs: Annotated[int, "passes over the training rows; 0: 40, made scenes 12"] = 0
+    batch_size: Annotated[int, "samples an optimiser step; 0: 32, made scenes 16"] = 0
     online_knn: Annotated[bool, "kNN accuracy after every epoch; reads all rows for it"] = False
     layout: Annotated[str | None, f"public set that --data holds: {', '.join(LAYOUTS)}"] = None
     bands: Annotated[
@@ -103,12 +104,13 @@ SMALL: dict[str, Any] = {
     "decoder_heads": 4,
     "lr": 2e-3,
 }
-# of the made scenes, whose spectra stand in the patches' levels
-SCENES_WANT = {"normalise": False, "image_size": 16}
+# made scenes are many, and their spectra stand in the patches' levels
+MADE: dict[str, Any] = {"epochs": 12, "batch_size": 16, "normalise": False, "image_size": 16}
+FILES: dict[str, Any] = {"epochs": 40, "batch_size": 32}
 
 
 def main(config: Config) -> dict[str, Any]:
-    config = with_defaults(config, SMALL | (SCENES_WANT if config.data is None else {}))
+    config = completed(config)
     table = opened(config)
     train, test = parts_of(table, config.held_out, config.limit, config.split_by)
     modalities: dict[str, Tokenizer] = {}
@@ -130,10 +132,9 @@ def main(config: Config) -> dict[str, Any]:
     return metrics
 
 
-def with_defaults(config: Config, defaults: Mapping[str, Any]) -> Config:
+def completed(config: Config) -> Config:
     """Flags that were not given take the value that suits the data."""
-    unset = {name: value for name, value in defaults.items() if getattr(config, name) is None}
-    return replace(config, **unset)
+    return with_defaults(config, SMALL | (MADE if config.data is None else FILES))
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -270,14 +271,6 @@ def fitted(found: Found, config: Config, scale: float) -> SpectralPatches:
         scale=scale,
         nodata=config.nodata,
     )
-
-
-def sides(size: int | tuple[int, ...] | None, flag: str) -> tuple[int, int]:
-    """(height, width) of a flag that may give one side of a square."""
-    given = (size, size) if isinstance(size, int) else size or ()
-    if len(given) != 2:
-        raise ValueError(f"{flag}: write one side, 64, or height x width, 96x160.")
-    return given[0], given[1]
 
 
 # --- beyond what all experiments do ---------------------------------------------------------------

@@ -10,9 +10,11 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int, Num, UInt8
 from torch import Tensor, nn
 
-from multimask.modalities.image import ImagePatches, pair
+from multimask.modalities.image import ImagePatches
+from multimask.modality import unless_all
 from multimask.nn.adapters import LinearAdapter
 from multimask.plugins import remembers_arguments
+from multimask.sizes import pair
 from multimask.tokens import BadSample, Grid, Part, Tokens
 
 EPSILON = 1e-6
@@ -112,9 +114,7 @@ class DepthMaps:
         return (~values.isnan()).to(torch.float32).mean(dim=2) >= 0.5
 
     def valid(self, part: Part) -> Bool[Tensor, "r n"] | None:
-        exist = self.exist(self.cut(part.data))
-        # asking a device would wait for it; there the masking comes from the loader anyway
-        return None if exist.device.type == "cpu" and bool(exist.all()) else exist
+        return unless_all(self.exist(self.cut(part.data)))
 
     def __call__(self, part: Part) -> Tokens:
         values = self.cut(self.standardised(part.data))

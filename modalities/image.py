@@ -11,13 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from multimask.modalities.mixing import blended, pasted
+from multimask.sizes import pair
 from multimask.tokens import BadSample, Part, Tokens
 
 Fit = Literal["error", "crop", "pad"]
-
-
-def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 @dataclass(frozen=True)

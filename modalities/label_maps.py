@@ -12,16 +12,14 @@ from jaxtyping import Bool, Float, Int, Num, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from multimask.modality import unless_all
 from multimask.nn.blocks import init_weights
 from multimask.nn.positions import SinCos
 from multimask.plugins import remembers_arguments
+from multimask.sizes import pair
 from multimask.tokens import BadSample, Grid, Part, Tokens
 
 UNKNOWN = -1
-
-
-def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 @dataclass(frozen=True)
@@ -139,9 +137,7 @@ class LabelMaps:
         return self.known(self.cut(part.data))
 
     def known(self, values: Int[Tensor, "r n c"]) -> Bool[Tensor, "r n"] | None:
-        known = (values != UNKNOWN).any(dim=2)
-        # asking a device would wait for it; there the masking comes from the loader anyway
-        return None if known.device.type == "cpu" and bool(known.all()) else known
+        return unless_all((values != UNKNOWN).any(dim=2))
 
     def __call__(self, part: Part) -> Tokens:
         values = self.cut(part.data)

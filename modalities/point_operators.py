@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multimask.modalities.point_backends import DENSE, Tree, choose, filled, nearest_squares
+from multimask.modalities.point_backends import DENSE, Tree, choose, filled
+from multimask.modalities.point_search import nearest_squares
 
 Clouds = Float[Tensor, "b n d"]
 Queries = Float[Tensor, "b q d"]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from multimask.modalities.skeleton_picture import Up, stick_figures
 from multimask.modalities.skeleton_topologies import NTU25, Topology, as_topology
+from multimask.modality import unless_all
 from multimask.nn.adapters import LinearAdapter, Target
 from multimask.nn.positions import Learned
 from multimask.tokens import BadSample, Part, Tokens
@@ -130,9 +131,7 @@ class SkeletonJoints:
         return self.known(rearrange(clips, "r m (t s) v c -> r (m t v) (s c)", s=self.segment))
 
     def known(self, values: Float[Tensor, "r n e"]) -> Bool[Tensor, "r n"] | None:
-        finite = values.isfinite().all(dim=-1)
-        # asking a device would wait for it; there the masking comes from the loader anyway
-        return None if finite.device.type == "cpu" and bool(finite.all()) else finite
+        return unless_all(values.isfinite().all(dim=-1))
 
     def stacked(self, clips: Clips) -> Float[Tensor, "r m t v c"]:
         if not isinstance(clips, Tensor):

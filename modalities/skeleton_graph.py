@@ -154,8 +154,9 @@ class GraphEncoder(nn.Module):
 class GraphDecoder(nn.Module):
     """Graph layers from an encoder that kept hidden joints to answers for them.
 
-    A linear layer without bias, then codes of hidden joints set to zero (re-masking: what a hidden
-    joint became must be told by its neighbours, GraphMAE, Hou et al. 2022), then messages.
+    A linear layer without bias, then messages. With `remask`, codes of hidden joints are set to
+    zero in between: what a hidden joint became must be told by its neighbours (GraphMAE, Hou et al.
+    2022), which must then be seen, or lie no further than `depth` from one that is.
     """
 
     def __init__(
@@ -166,7 +167,7 @@ class GraphDecoder(nn.Module):
         depth: int = 1,
         hidden: int | None = None,
         conv: Conv = "gin",
-        remask: bool = True,
+        remask: bool = False,
     ) -> None:
         super().__init__()
         check_sizes("GraphDecoder", width, depth)

@@ -110,9 +110,16 @@ def distances(n: int, bones: Sequence[tuple[int, int]], start: int) -> list[floa
     return found
 
 
-def tree(names: Sequence[str], parents: Sequence[int]) -> Topology:
+def tree(
+    names: Sequence[str],
+    parents: Sequence[int],
+    parts: Mapping[str, Sequence[str]] | None = None,
+) -> Topology:
     """A topology from joint names and parents (-1 for the root), as motion-capture files state
-    them. Parts are the tree's unbranched chains.
+    them. `parts` names the joints of each body part; by default they are the tree's unbranched
+    chains, in which an arm begins at the shoulder or collar-bone.
+
+    Raises: ValueError for lists that contradict each other; see `Topology`.
 
     >>> tree(["hips", "l_leg", "r_leg"], [-1, 0, 0]).mirror
     (0, 2, 1)
@@ -123,7 +130,16 @@ def tree(names: Sequence[str], parents: Sequence[int]) -> Topology:
     roots = tuple(joint for joint, parent in enumerate(parents) if parent < 0)
     if len(roots) != 1:
         raise ValueError(f"tree: one joint must have no parent (-1), found {len(roots)}.")
-    return Topology(tuple(names), bones, root=roots)
+    return Topology(tuple(names), bones, numbered(parts or {}, names), root=roots)
+
+
+def numbered(parts: Mapping[str, Sequence[str]], names: Sequence[str]) -> dict[str, Joints]:
+    """Parts by the places of their joints."""
+    index = {name: joint for joint, name in enumerate(names)}
+    unknown = sorted(set().union(*parts.values()) - set(index))
+    if unknown:
+        raise ValueError(f"tree: a body part has the joint {unknown[0]!r}, which is not there.")
+    return {part: tuple(index[name] for name in joints) for part, joints in parts.items()}
 
 
 def chains(names: Sequence[str], bones: Sequence[tuple[int, int]]) -> dict[str, Joints]:
@@ -310,7 +326,8 @@ def topology(name: str) -> Topology:
 
 
 def as_topology(given: "Topology | str | Mapping[str, Any]") -> Topology:
-    """A topology as it is, by name, or as a file says it: {"joints": names, "parents": indices}."""
+    """A topology as it is, by name, or as a file says it: {"joints": names, "parents": indices},
+    perhaps with "parts" (`tree`)."""
     if isinstance(given, Topology):
         return given
     if isinstance(given, str):
@@ -319,4 +336,4 @@ def as_topology(given: "Topology | str | Mapping[str, Any]") -> Topology:
         raise ValueError(
             f"topology: expected joints and parents, found {', '.join(map(str, given)) or 'none'}."
         )
-    return tree(given["joints"], given["parents"])
+    return tree(given["joints"], given["parents"], given.get("parts"))

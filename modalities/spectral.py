@@ -13,15 +13,12 @@ from torch import Tensor, nn
 from multimask.modalities.spectral_bands import between, checked
 from multimask.modalities.spectral_picture import composite
 from multimask.nn.adapters import Target
+from multimask.sizes import pair
 from multimask.tokens import BadSample, Part, Tokens
 
 Cubes = Mapping[str, Any]  # what `collate` makes; see there
 TRUE_COLOUR = (665.0, 560.0, 490.0)  # red, green, blue in nm: Sentinel-2's B04, B03, B02
 FALSE_COLOUR = (842.0, 665.0, 560.0)  # near infrared, red, green: vegetation is red
-
-
-def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 @dataclass(frozen=True)

@@ -230,6 +230,13 @@ def stack(items: Sequence[Any], tokenizer: Tokenizer) -> Any:
     return tensors
 
 
+def unless_all(exist: Bool[Tensor, "r n"]) -> Bool[Tensor, "r n"] | None:
+    """What `valid` answers: None where all tokens exist, which saves the masking work. On a device
+    that question would wait for it, so there it is not asked; the loader makes the masking anyway.
+    """
+    return None if exist.device.type == "cpu" and bool(exist.all()) else exist
+
+
 def present(
     batch: Batch, tokenizers: Mapping[str, Tokenizer], num_tokens: Mapping[str, int]
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, int]]:

@@ -1,8 +1,5 @@
-"""Readers of band cubes: right numbers, windows without the rest, one sentence for damage."""
+"""Readers of band cubes: ENVI, MATLAB, NumPy and stacks of pages, in order and with wavelengths."""
 
-import struct
-import tracemalloc
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +8,7 @@ import pytest
 import tifffile
 import torch
 
+from band_files import GEO, NM, cube
 from multimask.datasets.formats.band_folder import BandFolder
 from multimask.datasets.formats.geokeys import Geo, epsg_geo, write_geotiff
 from multimask.datasets.formats.geotiff import open_tiff_cube
@@ -18,146 +16,6 @@ from multimask.datasets.formats.spectral import SpectralReader
 from multimask.datasets.sensors import BIGEARTHNET, centres
 from multimask.modalities.spectral import SpectralPatches
 from multimask.tokens import BadSample
-
-GEO = epsg_geo((10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0), 32632)
-NM = (490.0, 560.0, 665.0, 842.0)
-
-
-def cube(dtype: str = "uint16", shape: tuple[int, int, int] = (4, 37, 53)) -> np.ndarray:
-    return np.random.default_rng(0).integers(1, 200, shape).astype(dtype)
-
-
-# --- GeoTIFF --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32", "float64"])
-def test_a_geotiff_comes_back_with_its_place_and_wavelengths(tmp_path: Path, dtype: str) -> None:
-    write_geotiff(tmp_path / "a.tif", cube(dtype), GEO, NM, ["blue", "green", "red", "nir & up"])
-    file = open_tiff_cube(tmp_path / "a.tif")
-    assert file.geo is not None
-    assert (file.geo.epsg, file.geo.transform) == (32632, GEO.transform)
-    assert file.names == ("blue", "green", "red", "nir & up")
-    sample = SpectralReader(scale=0.5, offset=1.0).read(tmp_path / "a.tif")
-    assert sample["wavelengths"].tolist() == list(NM)
-    torch.testing.assert_close(
-        sample["pixels"], torch.from_numpy(cube(dtype).astype(np.float32)) * 0.5 + 1
-    )
-
-
-@pytest.mark.parametrize("order", ["contig", "separate"])
-@pytest.mark.parametrize("parts", [{"tile": (16, 32)}, {"rowsperstrip": 7}])
-@pytest.mark.parametrize("predictor", [None, True])
-def test_windows_equal_the_whole(
-    tmp_path: Path, order: Any, parts: dict[str, Any], predictor: Any
-) -> None:
-    pixels = cube()
-    stored = pixels if order == "separate" else pixels.transpose(1, 2, 0)
-    tifffile.imwrite(
-        tmp_path / "a.tif", stored, photometric="minisblack", planarconfig=order,
-        compression="zlib", predictor=predictor, metadata=None, **parts,
-    )  # fmt: skip
-    for top, left, tall, wide in [(0, 0, 37, 53), (5, 11, 20, 30), (36, 52, 1, 1), (15, 31, 2, 2)]:
-        cell = f"{tmp_path}/a.tif#window={top},{left},{tall},{wide}"
-        got = SpectralReader(bands=(3, 0)).read(cell)["pixels"].numpy()
-        wanted = pixels[[3, 0], top : top + tall, left : left + wide]
-        np.testing.assert_array_equal(got, wanted)
-
-
-def test_a_window_of_a_large_file_never_loads_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "large.tif"
-    pixels = np.zeros((8, 2048, 2048), np.uint16)  # 64 MiB
-    pixels[:, 1000:1032, 1500:1532] = 7
-    tifffile.imwrite(
-        path, pixels, photometric="minisblack", planarconfig="separate", tile=(128, 128),
-        compression="zlib", metadata=None,
-    )  # fmt: skip
-    del pixels
-    reader = SpectralReader()
-    reader.read(f"{path}#window=0,0,8,8")  # imports
-    tracemalloc.start()
-    sample = reader.read(f"{path}#window=1000,1500,32,32")
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert (sample["pixels"] == 7).all()
-    assert peak < 4 * 2**20
-
-
-def test_only_the_parts_that_a_window_touches_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "a.tif"
-    tifffile.imwrite(path, cube("uint8", (1, 64, 64)), tile=(16, 16), metadata=None)
-    with tifffile.TiffFile(path) as tiff:
-        page = tiff.pages.first
-        start, count = page.dataoffsets[0], page.databytecounts[0]
-    raw = bytearray(path.read_bytes())
-    raw[start : start + count] = bytes(count)
-    path.write_bytes(raw)  # the first tile is destroyed
-    got = SpectralReader().read(f"{path}#window=16,16,48,48")["pixels"]
-    assert np.array_equal(got.numpy(), cube("uint8", (1, 64, 64))[:, 16:, 16:])
-
-
-def test_written_files_carry_crs_and_transform_for_other_readers(tmp_path: Path) -> None:
-    rasterio = pytest.importorskip("rasterio")
-    pixels = cube("float32")
-    pixels[0, 0, 0] = np.nan
-    write_geotiff(tmp_path / "a.tif", pixels, GEO, NM, ["a", "b", "c", "d"])
-    with rasterio.open(tmp_path / "a.tif") as source:
-        assert source.crs.to_epsg() == 32632
-        assert tuple(source.transform)[:6] == GEO.transform
-        assert source.descriptions == ("a", "b", "c", "d")
-        assert np.isnan(source.nodata)
-        np.testing.assert_array_equal(source.read(), pixels)
-
-
-def test_a_window_written_out_lies_where_it_was_cut(tmp_path: Path) -> None:
-    write_geotiff(tmp_path / "a.tif", cube(), GEO.at(5, 11))
-    geo = open_tiff_cube(tmp_path / "a.tif").geo
-    assert geo is not None
-    assert geo.transform == (10.0, 0.0, 500_110.0, 0.0, -10.0, 4_999_950.0)
-    assert geo.bounds(37, 53) == (500_110.0, 4_999_580.0, 500_640.0, 4_999_950.0)
-
-
-def test_turned_rasters_and_pixel_middles_survive(tmp_path: Path) -> None:
-    point = Geo((2.0, 0.5, 10.0, -0.5, -2.0, 20.0), (1, 1, 0, 1, 1025, 0, 1, 2))
-    write_geotiff(tmp_path / "a.tif", cube(), point)
-    geo = open_tiff_cube(tmp_path / "a.tif").geo
-    assert geo == point
-    pytest.importorskip("rasterio")
-    other = open_tiff_cube(tmp_path / "a.tif", "rasterio").geo
-    assert other is not None
-    assert other.transform == pytest.approx(point.transform)
-
-
-def test_both_back_ends_agree(tmp_path: Path) -> None:
-    pytest.importorskip("rasterio")
-    write_geotiff(tmp_path / "a.tif", cube(), GEO, NM, ["a", "b", "c", "d"], nodata=7.0)
-    cell = f"{tmp_path}/a.tif#window=3,4,20,30"
-    ours, theirs = (
-        SpectralReader(backend=name, bands=("d", "b")).read(cell)
-        for name in ("tifffile", "rasterio")
-    )
-    torch.testing.assert_close(ours["pixels"], theirs["pixels"], equal_nan=True)
-    assert ours["pixels"].isnan().any()
-    assert torch.equal(ours["wavelengths"], theirs["wavelengths"])
-    assert ours["names"] == theirs["names"] == ("d", "b")
-
-
-def test_compression_that_tifffile_cannot_unpack_goes_to_rasterio(tmp_path: Path) -> None:
-    rasterio = pytest.importorskip("rasterio")
-    pixels = cube("uint8")
-    profile = {"driver": "GTiff", "count": 4, "height": 37, "width": 53, "dtype": "uint8"}
-    with rasterio.open(tmp_path / "a.tif", "w", compress="lzw", **profile) as file:
-        file.write(pixels)
-    got = SpectralReader().read(tmp_path / "a.tif")["pixels"].numpy()
-    np.testing.assert_array_equal(got, pixels)
-
-
-def test_nodata_and_nan_become_nan_before_scaling(tmp_path: Path) -> None:
-    pixels = cube("int16")
-    pixels[1, 2, 3], pixels[2, 4, 5] = -9999, 55
-    write_geotiff(tmp_path / "a.tif", pixels, nodata=-9999.0)
-    got = SpectralReader(scale=0.1, nodata=55.0).read(tmp_path / "a.tif")["pixels"]
-    assert torch.equal(got.isnan(), torch.from_numpy((pixels == -9999) | (pixels == 55)))
-
 
 # --- other formats --------------------------------------------------------------------------------
 
@@ -304,130 +162,6 @@ def test_crops_and_flips_come_from_the_generator_only(tmp_path: Path) -> None:
     assert not torch.equal(drawn[0], drawn[2])
 
 
-# --- bad input ------------------------------------------------------------------------------------
-
-
-def lying_tiff(path: Path, edge: int = 10**6) -> None:
-    """A header of 10^12 pixels before two bytes."""
-    entries = [
-        (256, 4, 1, edge), (257, 4, 1, edge), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1),
-        (273, 4, 1, 8), (277, 3, 1, 1), (278, 4, 1, edge), (279, 4, 1, 2),
-    ]  # fmt: skip
-    body = b"".join(struct.pack("<HHII", *entry) for entry in entries)
-    head = b"II*\0" + struct.pack("<I", 10) + b"ab"
-    path.write_bytes(head + struct.pack("<H", len(entries)) + body + bytes(4))
-
-
-def lying_npz(path: Path) -> None:
-    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (10000, 10000, 10000), }\n"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(
-            "pixels.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
-        )
-
-
-def lying_npy(path: Path) -> None:
-    lying_npz(path.with_suffix(".npz"))
-    with zipfile.ZipFile(path.with_suffix(".npz")) as archive:
-        path.write_bytes(archive.read("pixels.npy"))
-
-
-@pytest.mark.parametrize("suffix", [".tif", ".npy", ".npz"])
-def test_a_header_that_lies_allocates_nothing(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"a{suffix}"
-    {".tif": lying_tiff, ".npy": lying_npy, ".npz": lying_npz}[suffix](path)
-    tracemalloc.start()
-    with pytest.raises(BadSample, match=r"a\.np|a\.tif"):
-        SpectralReader().read(path)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 50 * 2**20
-
-
-def test_an_hdf5_file_that_claims_what_it_does_not_hold(tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        file.create_dataset("cube", (10**4, 10**4, 10**4), "f8", chunks=(8, 8, 8))
-    with pytest.raises(BadSample, match="can hold what its header says"):
-        SpectralReader().read(tmp_path / "a.h5")
-
-
-def test_too_much_for_one_sample_says_what_to_do(tmp_path: Path) -> None:
-    write_geotiff(tmp_path / "a.tif", cube())
-    with pytest.raises(BadSample, match="raise max_numbers"):
-        SpectralReader(max_numbers=1000).read(tmp_path / "a.tif")
-    assert (
-        SpectralReader(max_numbers=1000, size=8).read(tmp_path / "a.tif")["pixels"].numel() == 256
-    )
-
-
-@pytest.mark.parametrize("suffix", [".tif", ".hdr", ".mat", ".h5", ".npy", ".npz"])
-@pytest.mark.parametrize("damage", ["missing", "empty", "text", "folder"])
-def test_what_is_no_cube_is_said_in_one_sentence(tmp_path: Path, suffix: str, damage: str) -> None:
-    path = tmp_path / f"a{suffix}"
-    if damage == "folder":
-        path.mkdir()
-    elif damage != "missing":
-        path.write_bytes(b"" if damage == "empty" else b"these are words, no numbers at all\n" * 9)
-    for ask in (SpectralReader().probe, SpectralReader().read):
-        with pytest.raises(BadSample) as caught:
-            ask(path)
-        assert str(path) in str(caught.value)
-        assert "expected" in str(caught.value)
-        assert "found" in str(caught.value)
-
-
-@pytest.mark.parametrize("suffix", [".tif", ".mat", ".h5", ".npy", ".npz"])
-def test_a_file_cut_anywhere_is_refused_or_whole(tmp_path: Path, suffix: str) -> None:
-    from scipy.io import savemat
-
-    path = tmp_path / f"a{suffix}"
-    if suffix == ".h5":
-        h5py = pytest.importorskip("h5py")
-        with h5py.File(path, "w") as file:
-            file.create_dataset("cube", data=cube().transpose(1, 2, 0), compression="gzip")
-    else:
-        {
-            ".tif": lambda: write_geotiff(path, cube(), GEO, NM),
-            ".mat": lambda: savemat(path, {"a": cube().transpose(1, 2, 0)}, do_compression=True),
-            ".npy": lambda: np.save(path, cube()),
-            ".npz": lambda: np.savez_compressed(path, pixels=cube()),
-        }[suffix]()
-    whole = path.read_bytes()
-    np.testing.assert_array_equal(SpectralReader().read(path)["pixels"], cube())
-    refused = 0
-    for place in np.linspace(1, len(whole) - 1, 40).astype(int):
-        cut = path.with_name(f"{place}{suffix}")
-        cut.write_bytes(whole[:place])
-        try:
-            got = SpectralReader().read(cut)["pixels"]
-        except BadSample:
-            refused += 1
-        else:
-            np.testing.assert_array_equal(got, cube())
-    assert refused >= 38
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"wavelengths": (1.0, 2.0)}, "as many as the reader's wavelengths"),
-        ({"bands": ("red",)}, "a band named 'red'"),
-        ({"bands": (9,)}, "expected a band 9, found 4 bands"),
-        ({"size": 64}, "at least 64 x 64 pixels"),
-    ],
-)
-def test_a_reader_that_does_not_fit(
-    tmp_path: Path, arguments: dict[str, Any], message: str
-) -> None:
-    write_geotiff(tmp_path / "a.tif", cube())
-    with pytest.raises(BadSample, match=message):
-        SpectralReader(**arguments).read(tmp_path / "a.tif")
-    for place in ("window=0,0,64,64", "window=1,2", "index=3"):
-        with pytest.raises(BadSample, match="expected"):
-            SpectralReader().read(f"{tmp_path}/a.tif#{place}")
-
-
 # --- real files -----------------------------------------------------------------------------------
 
 
@@ -454,24 +188,6 @@ def test_real_files_of_every_kind(shared_data: Path) -> None:
     assert tile.geo.epsg == 32736
 
 
-def test_real_files_agree_with_rasterio(shared_data: Path) -> None:
-    pytest.importorskip("rasterio")
-    files = sorted((shared_data / "spectral/terramesh_tiles").glob("*/*.tif"))
-    files += sorted((shared_data / "spectral/bigearthnet").glob("*/*.tif"))
-    assert len(files) > 50
-    for path in files:
-        ours, theirs = open_tiff_cube(path, "tifffile"), open_tiff_cube(path, "rasterio")
-        assert (ours.shape, ours.dtype, ours.nodata) == (theirs.shape, theirs.dtype, theirs.nodata)
-        assert ours.geo is not None
-        assert theirs.geo is not None
-        assert ours.geo.epsg == theirs.geo.epsg
-        assert ours.geo.transform == pytest.approx(theirs.geo.transform)
-        bands = range(ours.shape[0])
-        np.testing.assert_array_equal(
-            ours.read(ours.whole, bands), theirs.read(theirs.whole, bands)
-        )
-
-
 def test_a_real_patch_of_three_resolutions(shared_data: Path) -> None:
     reader = BandFolder(BIGEARTHNET, centres(BIGEARTHNET), scale=1e-4)
     patch = shared_data / "spectral/bigearthnet/S2A_MSIL2A_20180510T94033_19_86"
@@ -480,16 +196,6 @@ def test_a_real_patch_of_three_resolutions(shared_data: Path) -> None:
     assert sample["pixels"].shape == (12, 120, 120)
     patches = SpectralPatches(size=120, patch=12, bands=12)
     assert patches.collate([sample])["whole"]
-
-
-def test_real_damaged_files(shared_data: Path) -> None:
-    files = sorted((shared_data / "bad/spectral").iterdir())
-    files += sorted((shared_data / "bad/image").glob("*.tif"))
-    assert len(files) == 6
-    for path in files:
-        with pytest.raises(BadSample) as caught:
-            SpectralReader().read(path)
-        assert str(path) in str(caught.value)
 
 
 def test_arrays_may_bring_their_wavelengths() -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import pytest
 
 from multimask.cli.flags import from_command_line, guarded, to_yaml
+from multimask.cli.study import RunFlags, with_defaults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,3 +89,11 @@ def test_help_tells_every_flag_with_its_default(capsys: pytest.CaptureFixture[st
     assert stopped.value.code == 0
     assert "--ratio X share (default: 0.75)" in told
     assert "mirror 50 % of them" in told
+
+
+def test_what_is_left_open_takes_what_suits_the_data() -> None:
+    suits = {"epochs": 12, "width": 96, "decoder_width": 64, "lr": 2e-3, "warmup": 0.1}
+    filled = with_defaults(RunFlags(epochs=0, warmup=0.0), suits)
+    assert (filled.epochs, filled.width, filled.lr, filled.warmup) == (12, 96, 2e-3, 0.0)
+    sized = with_defaults(RunFlags(epochs=3, size="small", decoder_width=32), suits)
+    assert (sized.epochs, sized.width, sized.decoder_width, sized.lr) == (3, None, 32, 2e-3)

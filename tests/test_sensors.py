@@ -1,5 +1,6 @@
 """SMARTIES and ChA-MAEViT: swapped sensors, hidden channels, and what their papers promise."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -17,7 +18,7 @@ from multimask.model import MaskedModel
 from multimask.objectives import Reconstruction
 from multimask.objectives.fourier import FourierReconstruction
 from multimask.objectives.mixup import CrossSensorMixup
-from multimask.tokens import Batch, Step, slots_of
+from multimask.tokens import Batch, Masking, Step, slots_of
 
 NM = (490.0, 560.0, 665.0, 842.0)
 SMALL: Any = {"width": 24, "depth": 2, "heads": 2, "decoder_depth": 1, "decoder_heads": 2}
@@ -159,6 +160,16 @@ def test_dummy_channels_change_neither_answers_nor_loss() -> None:
     wide.model.load_state_dict(narrow.model.state_dict())
     found = [r.model.encode(cells(r)).globals for r in (narrow, wide)]
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-5)
+    losses = []
+    for recipe in (narrow, wide):  # two channels are shown, the others and dummies are asked for
+        slots = recipe.model.num_tokens["cells"]
+        ids = torch.arange(slots).expand(2, -1)
+        exists = ids < 64
+        masking = Masking(ids[:, :32], ids[:, 32:], exists, decoded_padded=slots > 64)
+        batch = replace(cells(recipe), masking=masking)
+        losses.append(recipe.objective(recipe.model, batch, Step())["cells"])
+    assert losses[0].count == losses[1].count
+    torch.testing.assert_close(losses[0].total, losses[1].total, rtol=0, atol=1e-5)
 
 
 def test_the_order_of_channels_is_of_no_account() -> None:
@@ -168,25 +179,36 @@ def test_the_order_of_channels_is_of_no_account() -> None:
     torch.testing.assert_close(straight.globals, turned.globals, rtol=0, atol=1e-5)
     blocks = straight.tokens.unflatten(1, (4, 16))[:, [2, 0, 3, 1]].flatten(1, 2)
     torch.testing.assert_close(blocks, turned.tokens, rtol=0, atol=1e-5)
+    # the first two are shown, the others answered for, wherever they stand
+    one = answers_for(recipe, cells(recipe), shown=(0, 1), asked=(2, 3))
+    two = answers_for(recipe, cells(recipe, (2, 0, 3, 1)), shown=(1, 3), asked=(0, 2))
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
+
+
+def answers_for(
+    recipe: Recipe, batch: Batch, shown: tuple[int, ...], asked: tuple[int, ...]
+) -> Tensor:
+    """Answers for the channels that stand at some places, `(2, channels, patches, numbers)`."""
+    ids, decoded = (
+        torch.cat([torch.arange(16 * place, 16 * place + 16) for place in places]).expand(2, -1)
+        for places in (shown, asked)
+    )
+    model, tokens = recipe.model, recipe.model.tokenize(batch)
+    masking = model.picked(tokens, Masking(ids, decoded, tokens.exists))
+    features = model.decode(tokens, model.encode_visible(tokens, masking), masking)
+    return model.predict(tokens, features, masking)["cells"][0].unflatten(0, (2, len(asked), 16))
 
 
 def test_hidden_channels_are_told_apart_by_their_vectors_alone() -> None:
     """With the vectors of two hidden channels swapped, their answers swap."""
     recipe = channels()
-    model, batch = recipe.model, cells(recipe)
-    from multimask.tokens import Masking
-
-    ids = torch.arange(32).expand(2, -1)
-    masking = Masking(ids, ids + 32, torch.ones(2, 64, dtype=torch.bool))
+    batch = cells(recipe)
 
     def answers() -> Tensor:
-        tokens = model.tokenize(batch)
-        made = model.picked(tokens, masking)
-        features = model.decode(tokens, model.encode_visible(tokens, made), made)
-        return model.predict(tokens, features, made)["cells"][0].unflatten(0, (2, 2, 16))
+        return answers_for(recipe, batch, shown=(0, 1), asked=(2, 3))
 
     before = answers()
-    vectors = cast(Any, model.adapters["cells"]).decoder_position.channel
+    vectors = cast(Any, recipe.model.adapters["cells"]).decoder_position.channel
     with torch.no_grad():
         vectors[[2, 3]] = vectors[[3, 2]].clone()
     after = answers()

@@ -190,6 +190,23 @@ def test_a_skeleton_file_that_names_no_tree_is_said(text: str, tmp_path: Path) -
         suggested(tmp_path)
 
 
+def test_a_skeleton_file_may_name_body_parts(tmp_path: Path) -> None:
+    """A limb without its first joint, which hangs on the trunk, as SkeletonMAE's parts are."""
+    parts = {"trunk": ["hips", "hip_r"], "leg": ["knee_r", "foot_r"]}
+    told = {"joints": ["hips", "hip_r", "knee_r", "foot_r"], "parents": [-1, 0, 1, 2]}
+    (tmp_path / "skeleton.json").write_text(json.dumps({**told, "parts": parts}))
+    found = as_topology(suggested(tmp_path)["topology"])
+    assert found.parts == {"trunk": (0, 1), "leg": (2, 3)}
+    parts["leg"][0] = "knie"
+    with pytest.raises(ValueError, match="has the joint 'knie', which is not there"):
+        as_topology({**told, "parts": parts})
+    with pytest.raises(ValueError, match="every joint must be in exactly one part"):
+        as_topology({**told, "parts": {"leg": ["knee_r"]}})
+    (tmp_path / "skeleton.json").write_text(json.dumps({**told, "parts": ["leg"]}))
+    with pytest.raises(ValueError, match='expected "parts"'):
+        suggested(tmp_path)
+
+
 def test_a_topology_may_be_given_by_name_or_as_data() -> None:
     assert SkeletonJoints.spelled({"topology": "coco17", "dims": 2}) == {
         "topology": COCO17,

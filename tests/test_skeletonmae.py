@@ -254,9 +254,25 @@ def test_mirroring_the_body_mirrors_the_answers() -> None:
     torch.testing.assert_close(left[:, mirror], right, atol=1e-5, rtol=1e-4)
 
 
-def test_the_decoder_reads_nothing_of_what_the_encoder_made_of_hidden_joints() -> None:
+@pytest.mark.parametrize("remask", [False, True])
+def test_the_end_of_a_hidden_limb_hears_of_what_is_seen_unless_it_is_remasked(remask: bool) -> None:
+    """A wrist's one neighbour, the elbow, is hidden with it: re-masked, it tells nothing."""
     torch.manual_seed(0)
-    model = skeletonmae({"pose": TOKENIZER}, width=16, depth=1).model.eval()
+    model = skeletonmae({"pose": TOKENIZER}, width=16, remask=remask).model
+    tokens = model.tokenize(batch_of(clips(1)))
+    values = tokens.modalities["pose"].values.requires_grad_()
+    masker = part_masker(COCO17, ("right_arm",))
+    seen = masker(tokens.exists, Step().generators(["0"], "m"), model.context(tokens)).ids
+    wrist, shoulder = (COCO17.joints.index(f"right_{name}") for name in ("wrist", "shoulder"))
+    masking = Masking(seen, torch.tensor([[wrist]]), tokens.exists)
+    features = model.decode(tokens, model.encode_visible(tokens, masking), masking)
+    (gradient,) = torch.autograd.grad(features.square().sum(), values)
+    assert bool(gradient[0, shoulder].abs().sum() > 0) is not remask
+
+
+def test_remasked_the_decoder_reads_nothing_of_what_the_encoder_made_of_hidden_joints() -> None:
+    torch.manual_seed(0)
+    model = skeletonmae({"pose": TOKENIZER}, width=16, depth=1, remask=True).model.eval()
     tokens = model.tokenize(batch_of(clips(1)))
     masker = part_masker(COCO17, ("right_leg",))
     masking = masker(tokens.exists, Step().generators(["0"], "m"), model.context(tokens))

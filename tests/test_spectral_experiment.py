@@ -58,6 +58,22 @@ def test_made_scenes_leave_a_whole_run_folder(tmp_path: Path) -> None:
     assert {round(nm, 1) for nm in tokenizer.wavelengths} <= set(GRID)
 
 
+def test_made_scenes_and_files_have_settings_of_their_own() -> None:
+    completed, config = SCRIPT["completed"], SCRIPT["Config"]
+    made, files = completed(config()), completed(config(data=ROOT))
+    assert (made.epochs, made.batch_size, made.image_size, made.normalise) == (12, 16, 16, False)
+    assert (files.epochs, files.batch_size, files.image_size, files.normalise) == (
+        40,
+        32,
+        None,
+        None,
+    )
+    asked = completed(config(epochs=3, batch_size=8, lr=0.0, data=ROOT))
+    assert (asked.epochs, asked.batch_size, asked.lr) == (3, 8, 0.0)
+    small, chosen = completed(config(size="small")), completed(config(size="small", width=48))
+    assert (small.width, small.decoder_width, chosen.width) == (None, None, 48)  # the size's own
+
+
 def test_land_cover_with_a_subset_of_bands(tmp_path: Path) -> None:
     land_cover.write_fake(tmp_path / "data", scenes=1)
     metrics = carried_out(

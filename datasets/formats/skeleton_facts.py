@@ -14,7 +14,8 @@ from multimask.datasets.scan import files_below
 from multimask.tokens import BadSample
 
 NAMES = "skeleton.json"
-"""Beside arrays: {"joints": names, "parents": indices, -1 for the root}, perhaps "units"."""
+"""Beside arrays: {"joints": names, "parents": indices, -1 for the root}, perhaps "units" and
+"parts" ({part: names of its joints}; every joint in one)."""
 
 MOTION = (".skeleton", ".bvh", ".amc", ".npy", ".npz")
 UNITS = {"mm": 1000.0, "millimet": 1000.0, "cm": 100.0, "centimet": 100.0, "m": 1.0, "met": 1.0}
@@ -83,6 +84,11 @@ def named(file: Path) -> dict[str, Any]:
     if not (all_are(names, str) and all_are(parents, int)):
         raise ValueError(f'{file}: expected {{"joints": names, "parents": indices}}.')
     told: dict[str, Any] = {"topology": {"joints": names, "parents": parents}}
+    if "parts" in found:
+        parts = found["parts"]
+        if not (isinstance(parts, dict) and all(all_are(part, str) for part in parts.values())):
+            raise ValueError(f'{file}: expected "parts": {{part: names of its joints}}.')
+        told["topology"]["parts"] = parts
     unit = str(found.get("units", found.get("unit", ""))).lower()
     scales = [scale for start, scale in UNITS.items() if len(start) > 2 and unit.startswith(start)]
     if unit in UNITS or scales:

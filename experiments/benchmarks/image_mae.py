@@ -10,17 +10,14 @@ both" gives theirs the fused optimiser and the allocator setting, too.
 """
 
 import statistics
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from einops import rearrange
+from paired import Side, timed  # beside this file
+from paired import Step as TrainingStep
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,9 +28,6 @@ from multimask.methods.recipe import Recipe
 from multimask.modalities.image import ImagePatches
 from multimask.nn.positions import sincos
 from multimask.tokens import Batch, Masking, Part, Step
-from multimask.training.memory import keep_freed_memory
-
-Side = Literal["ours", "theirs"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +50,7 @@ CASES = {
     "small-224": Case(224, 16, (384, 12, 6), (512, 8, 16), batch=8),
     "base-224": Case(224, 16, (768, 12, 12), (512, 8, 16), batch=4),
 }
+SMALLEST = Case(4, 2, (4, 1, 1), (4, 1, 1), batch=1)  # for what imports take
 
 
 @dataclass(frozen=True)
@@ -77,118 +72,74 @@ class Config:
 
 
 def main(config: Config) -> None:
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; ratio = theirs / ours")
+    threads = config.threads or torch.get_num_threads()
+    print(f"torch {torch.__version__}, {threads} threads; ratio = theirs / ours")
     print("case        compared        ours s   theirs s   ratio (min - max)       peak MiB above")
     for name in config.cases:
+        case = CASES[name]
+        batch = config.batch or case.batch
         for label, shipped in (("as shipped", True), ("same for both", False)):
-            ours, theirs, peaks = timed(CASES[name], shipped, config)
-            ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+            sides = [
+                Side(built, ("ours", case, batch, True), True, ("ours", SMALLEST, 1, True)),
+                Side(
+                    built,
+                    ("theirs", case, batch, not shipped),
+                    not shipped,
+                    ("theirs", SMALLEST, 1, not shipped),
+                ),
+            ]
+            ours, theirs = timed(sides, config.rounds, config.steps, config.threads)
+            ratios = [b / a for a, b in zip(ours.seconds, theirs.seconds, strict=True)]
             print(
-                f"{name:11s} {label:14s} {statistics.median(ours):7.3f}  "
-                f"{statistics.median(theirs):9.3f}   {statistics.median(ratios):.3f} "
-                f"({min(ratios):.3f} - {max(ratios):.3f})   {peaks[0]:.0f} / {peaks[1]:.0f}",
+                f"{name:11s} {label:14s} {statistics.median(ours.seconds):7.3f}  "
+                f"{statistics.median(theirs.seconds):9.3f}   {statistics.median(ratios):.3f} "
+                f"({min(ratios):.3f} - {max(ratios):.3f})   {ours.peak:.0f} / {theirs.peak:.0f}",
                 flush=True,
             )
 
 
-def timed(
-    case: Case, shipped: bool, config: Config
-) -> tuple[list[float], list[float], tuple[float, float]]:
-    """Seconds a step of each round, and each side's peak memory above its imports."""
-    times: tuple[list[float], list[float]] = ([], [])
-    with (
-        process("ours", case, shipped, config) as ours,
-        process("theirs", case, shipped, config) as theirs,
-    ):
-        first = ours.recv(), theirs.recv()
-        difference = abs(first[0] - first[1])
-        assert difference < 1e-5, f"not the same sums: losses {first} differ: {difference:.1e}"
-        for _ in range(config.rounds):
-            for side, seconds in zip((ours, theirs), times, strict=True):
-                side.send(config.steps)
-                seconds.append(side.recv())
-        peaks = []
-        for side in (ours, theirs):
-            side.send(0)
-            peaks.append(side.recv())
-    return *times, (peaks[0], peaks[1])
-
-
-@contextmanager
-def process(side: Side, case: Case, shipped: bool, config: Config) -> Iterator[Connection]:
-    """One side at work; it says its first loss, then answers numbers of steps with seconds."""
-    context = get_context("spawn")
-    here, there = context.Pipe()
-    worker = context.Process(target=serve, args=(there, side, case, shipped, config), daemon=True)
-    worker.start()
-    there.close()
-    yield here
-    worker.join()
-
-
-def serve(pipe: Connection, side: Side, case: Case, shipped: bool, config: Config) -> None:
-    """Asked for no steps, answers its peak memory and ends."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    if side == "ours" or not shipped:
-        keep_freed_memory()
-    small = Case(4, 2, (4, 1, 1), (4, 1, 1), batch=1)
-    step_of(side, small, shipped)(*images_and_noise(small, 0))  # so that all is imported
-    before = resident("VmRSS")
-    step, data = step_of(side, case, shipped), images_and_noise(case, config.batch)
-    pipe.send(step(*data))
-    while asked := pipe.recv():
-        start = time.perf_counter()
-        for _ in range(asked):
-            step(*data)
-        pipe.send((time.perf_counter() - start) / asked)
-    pipe.send(resident("VmHWM") - before)
-
-
-def step_of(side: Side, case: Case, shipped: bool) -> Callable[[Tensor, Tensor], float]:
+def built(side: Literal["ours", "theirs"], case: Case, batch: int, fused: bool) -> TrainingStep:
+    """A step of one side over the same pictures, with the same weights."""
     recipe = ours_built(case)
-    if side == "ours":
-        return ours_step(recipe)
-    return theirs_step(theirs_built(case, recipe), fused=not shipped)
+    images, noise = images_and_noise(case, batch)
+    model = recipe.model if side == "ours" else theirs_built(case, recipe)
+    # None is what users of torch get: it chooses
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=1e-4,
+        weight_decay=0.05,
+        fused=True if fused else None,
+    )
+    loss_of = (
+        ours_loss(recipe, images, noise) if side == "ours" else theirs_loss(model, images, noise)
+    )
+
+    def step() -> float:
+        loss = loss_of()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
 
 
 # --- the two sides --------------------------------------------------------------------------------
 
 
-def ours_step(recipe: Recipe) -> Callable[[Tensor, Tensor], float]:
-    parameters = recipe.model.parameters()
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.05, fused=True)
-
-    def step(images: Tensor, noise: Tensor) -> float:
+def ours_loss(recipe: Recipe, images: Tensor, noise: Tensor) -> Callable[[], Tensor]:
+    def loss() -> Tensor:
         size = len(images)
         ids = tuple(str(row) for row in range(size))
         parts = {"photo": Part(images, torch.arange(size))}
-        batch = Batch(size, ids, {}, parts, from_noise(noise))
-        loss = recipe.objective(recipe.model, batch, Step())["photo"].value()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
+        batch = Batch(size, ids, {}, parts, from_noise(noise))  # theirs sorts noise each step, too
+        return recipe.objective(recipe.model, batch, Step())["photo"].value()
 
-    return step
+    return loss
 
 
-def theirs_step(model: nn.Module, fused: bool) -> Callable[[Tensor, Tensor], float]:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    # None is what their users get: torch chooses
-    chosen = True if fused else None
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.05, fused=chosen)
-
-    def step(images: Tensor, noise: Tensor) -> float:
-        loss = model(images, noise=noise).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
-
-    return step
+def theirs_loss(model: nn.Module, images: Tensor, noise: Tensor) -> Callable[[], Tensor]:
+    return lambda: model(images, noise=noise).loss
 
 
 def from_noise(noise: Tensor) -> Masking:
@@ -201,9 +152,8 @@ def from_noise(noise: Tensor) -> Masking:
 
 def images_and_noise(case: Case, batch: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    size = batch or case.batch
-    images = torch.randn(size, 3, case.size, case.size, generator=generator)
-    return images, torch.rand(size, case.grid[0] * case.grid[1], generator=generator)
+    images = torch.randn(batch, 3, case.size, case.size, generator=generator)
+    return images, torch.rand(batch, case.grid[0] * case.grid[1], generator=generator)
 
 
 def ours_built(case: Case) -> Recipe:
@@ -298,13 +248,6 @@ BLOCK = {
 
 def table(grid: tuple[int, int], width: int) -> Tensor:
     return F.pad(sincos(grid, width), (0, 0, 1, 0))[None]  # the class token's row is zero
-
-
-def resident(which: str) -> float:
-    """MiB: VmRSS now, VmHWM at most. (`ru_maxrss` would count the parent's, too.)"""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith(f"{which}:"))
-    return int(line.split()[1]) / 1024
 
 
 if __name__ == "__main__":

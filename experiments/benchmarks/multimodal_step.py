@@ -12,7 +12,6 @@ as well.
 with chance one half, the number of visible tokens being the same, in one process.
 """
 
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from typing import Annotated, Any, Literal
 import torch
 from bm_mae_plain import PlainBMMAE, load_ours
 from multimae_plain import PlainMultiMAE
+from paired import resident
 from torch import Tensor, nn
 
 from multimask.checkpoints.layouts import multimae as layout
@@ -68,7 +68,7 @@ def main(config: Config) -> None:
     if config.memory:
         recipe, batch, _ = missing(config, config.memory == "missing")
         ours(recipe, batch)()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        print(round(resident("VmHWM")))
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {config}")
     for case in config.cases:

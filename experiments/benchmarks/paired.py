@@ -24,11 +24,13 @@ Step = Callable[[], float]
 @dataclass(frozen=True)
 class Side:
     """`build(*arguments)`, a function of a module's top level, makes the step in the side's
-    process; `keep` tells its allocator to keep freed memory, as our launcher does."""
+    process; `keep` tells its allocator to keep freed memory, as our launcher does. `first`: the
+    arguments of a small step that is built and made before memory is counted, for its imports."""
 
     build: Callable[..., Step]
     arguments: tuple[Any, ...]
     keep: bool
+    first: tuple[Any, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ def _serve(pipe: Connection, side: Side, threads: int) -> None:
         torch.set_num_threads(threads)
     if side.keep:
         keep_freed_memory()
-    before = _resident("VmRSS")
+    if side.first is not None:
+        side.build(*side.first)()
+    before = resident("VmRSS")
     step = side.build(*side.arguments)
     pipe.send(step())
     while asked := pipe.recv():
@@ -90,10 +94,10 @@ def _serve(pipe: Connection, side: Side, threads: int) -> None:
         for _ in range(asked):
             step()
         pipe.send((time.perf_counter() - start) / asked)
-    pipe.send(_resident("VmHWM") - before)
+    pipe.send(resident("VmHWM") - before)
 
 
-def _resident(which: str) -> float:
+def resident(which: str) -> float:
     """MiB: VmRSS now, VmHWM at most. (`ru_maxrss` would count the parent's, too.)"""
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(f"{which}:"))

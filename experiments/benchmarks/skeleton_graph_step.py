@@ -205,7 +205,7 @@ class Theirs(nn.Module):
         x = torch.where(graph.hidden[:, None], self.mask_token, embedded)
         for conv, after in zip(self.convs, self.after, strict=True):
             x = after(conv(x, graph.edge_index))
-        x = self.embed(x) * ~graph.hidden[:, None]
+        x = self.embed(x)
         for conv in self.decoder:
             x = conv(x, graph.edge_index)
         error = 1 - F.cosine_similarity(x[graph.hidden], target, dim=-1)

@@ -11,8 +11,10 @@ import numpy as np
 from multimask import evaluation, pictures, plugins
 from multimask.checkpoints import load
 from multimask.cli.answers import write_answers
+from multimask.cli.control import fresh
 from multimask.cli.data import (
     as_batch,
+    check_label,
     file_table,
     masker_of,
     model_table,
@@ -33,7 +35,6 @@ from multimask.cli.pack import Pack, pack
 from multimask.cli.segment import Segment, segment
 from multimask.masking.budgets import Counting
 from multimask.model import MaskedModel
-from multimask.plugins import from_config, to_config
 from multimask.tokens import Step
 
 
@@ -74,20 +75,12 @@ class Probe:
 
 
 def probe(flags: Probe) -> None:
-    import torch
-
     model = load(flags.model)
     table = model_table(model, flags.data)
-    if flags.label not in table.columns:
-        raise ValueError(
-            f"{flags.data}: has no column {flags.label!r} to probe; columns are "
-            f"{', '.join(table.columns)}. Name it with --label."
-        )
+    check_label(table, flags.label, flags.data, "to probe")
     train, test = parts_of(table, flags.held_out, None)
-    torch.manual_seed(flags.seed)
-    fresh = from_config(to_config(model))
     numbers: dict[str, float] = {}
-    for name, one in {"pretrained": model, "random_init": fresh}.items():
+    for name, one in {"pretrained": model, "random_init": fresh(model, flags.seed)}.items():
         embedded = [
             evaluation.embed(one, part, workers=flags.workers, device=flags.device)
             for part in (train, test)

@@ -259,6 +259,15 @@ def augmented(train: Table, tokenizers: Mapping[str, Tokenizer]) -> Table:
     return train.with_readers(**{n: reader for n, reader in made.items() if reader is not None})
 
 
+def check_label(table: Table, label: str, data: Path, what_for: str) -> None:
+    """Raises: ValueError where --label names no column of the table."""
+    if label not in table.columns:
+        raise ValueError(
+            f"{data}: has no column {label!r} {what_for}; columns are "
+            f"{', '.join(table.columns)}. Name it with --label."
+        )
+
+
 def only_modality(model: MaskedModel) -> str:
     names = list(model.tokenizers)
     if len(names) > 1:

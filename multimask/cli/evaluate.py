@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import torch
 
 from multimask import evaluation, pictures
 from multimask.checkpoints import load
 from multimask.checkpoints.folder import write_whole
-from multimask.cli.data import models_table, parts_of
+from multimask.cli.control import fresh
+from multimask.cli.data import check_label, models_table, parts_of
 from multimask.datasets.table import Table
 from multimask.dots import dots
 from multimask.ensembles import subsets_of
@@ -24,7 +24,6 @@ from multimask.evaluation import SubsetScore
 from multimask.evaluation.subsets import chosen, rows_with
 from multimask.filling import UnseenModalities
 from multimask.model import MaskedModel
-from multimask.plugins import from_config, to_config
 
 if TYPE_CHECKING:
     from multimask.finetuning import Classifier
@@ -76,15 +75,10 @@ class Judged:
 def evaluate(flags: Evaluate) -> None:
     model, head = opened(flags.model)
     table = models_table(model, flags.data)
-    if flags.label not in table.columns:
-        raise ValueError(
-            f"{flags.data}: has no column {flags.label!r} to probe; columns are "
-            f"{', '.join(table.columns)}. Name it with --label."
-        )
+    check_label(table, flags.label, flags.data, "to probe")
     train, test = parts_of(table, flags.held_out, None)
     subsets = asked_for(flags.subsets, list(table.readers), model)
-    torch.manual_seed(flags.seed)
-    models = {"model": (model, head), "random weights": (from_config(to_config(model)), None)}
+    models = {"model": (model, head), "random weights": (fresh(model, flags.seed), None)}
     for folder in flags.beside:
         models[folder] = other(folder, model)
     judged = []

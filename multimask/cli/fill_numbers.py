@@ -14,9 +14,10 @@ from multimask.datasets.formats.label_maps import LabelMapReader, unknown_number
 from multimask.datasets.formats.raster_write import RasterFormat
 from multimask.datasets.formats.spectral import SpectralReader
 from multimask.modalities.depth_maps import DepthMaps
-from multimask.modalities.image import ImagePatches, pair
+from multimask.modalities.image import ImagePatches
 from multimask.modalities.label_maps import LabelMaps
 from multimask.modalities.spectral import SpectralPatches
+from multimask.sizes import pair
 from multimask.tokens import Tokens
 
 

@@ -17,7 +17,8 @@ from multimask.datasets.formats.maps import file_map, open_map
 from multimask.datasets.formats.raster_write import TIFFS, format_of, write_raster
 from multimask.datasets.formats.spectral import SpectralReader
 from multimask.datasets.table import Table
-from multimask.datasets.transforms import WindowCrop, pair
+from multimask.datasets.transforms import WindowCrop
+from multimask.sizes import pair
 from multimask.tokens import BadSample
 
 MANY = 2**62

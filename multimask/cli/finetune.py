@@ -7,55 +7,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
-
 from multimask import pictures
 from multimask.checkpoints import load
 from multimask.checkpoints.folder import write_whole
-from multimask.cli.data import augmented, model_table, models_table, parts_of
+from multimask.cli.control import fresh
+from multimask.cli.data import augmented, check_label, model_table, models_table, parts_of
 from multimask.cli.flags import to_yaml
+from multimask.cli.heads import HeadFlags
 from multimask.datasets.table import Table
 from multimask.model import MaskedModel
-from multimask.plugins import from_config, to_config
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetune:
+class Finetune(HeadFlags):
     """Fine-tune a saved model on labels and hold it against the same network from random weights.
 
     Writes model/ (with its head), metrics.json, predictions.csv and, with several shares,
     labels.png. The defaults are MAE's for its base model.
     """
 
-    model: Annotated[Path, "folder of a saved model, or weights of another project"]
     data: Annotated[Path, "folder, CSV, Parquet, NPY or NPZ with labels; many modalities: a table"]
     out: Annotated[Path, "run folder"] = Path("runs/finetune")
     label: Annotated[str, "column with the classes"] = "label"
     epochs: Annotated[int, "passes over the labelled rows"] = 100
     batch_size: Annotated[int, "samples an optimiser step"] = 64
-    accumulate: Annotated[int, "micro-batches a step is split into (less memory)"] = 1
     shares: Annotated[tuple[float, ...], "shares of the labels: 0.01,0.05,0.1,1"] = (1.0,)
     min_steps: Annotated[int, "small shares are trained for at least so many steps"] = 200
-    control: Annotated[bool, "train the same network from random weights as well"] = True
     pool: Annotated[Literal["mean", "global"], "head on the mean or the class token"] = "mean"
     lr: Annotated[float | None, "peak learning rate; else 5e-4 for every 256 samples a step"] = None
-    layer_decay: Annotated[float, "factor on the rate from a block to the one before"] = 0.65
     drop_path: Annotated[float | None, "chance of skipping the last block; default 0.1"] = None
     smoothing: Annotated[float, "label smoothing"] = 0.1
     mixup: Annotated[float, "a of Beta(a, a); 0 is off. Only where mixing means something"] = 0.8
     cutmix: Annotated[float, "likewise, for a box of one sample in another"] = 1.0
     drop: Annotated[float, "chance that a sample's modality is left out, never all"] = 0.0
-    weight_decay: Annotated[float, "of matrices"] = 0.05
     warmup: Annotated[float, "share of the steps with rising learning rate"] = 0.05
-    clip: Annotated[float | None, "largest gradient norm"] = None
     seed: Annotated[int, "of the head, the order, crops and mixing"] = 0
-    seeds: Annotated[int, "how many runs, with seeds counted up from the first"] = 1
-    held_out: Annotated[float, "share tested on where the data name no split"] = 0.25
-    limit: Annotated[int | None, "use only the first N rows of each part"] = None
-    workers: Annotated[int, "processes that read data"] = 0
-    device: Annotated[str, "auto, cpu, cuda"] = "auto"
-    precision: Annotated[Literal["32", "bf16", "fp16", "tf32"], "numbers in matrix products"] = "32"
-    max_bad: Annotated[float, "share of unreadable samples at which the run fails"] = 0.2
 
 
 def finetune(flags: Finetune) -> None:
@@ -81,16 +67,6 @@ def finetune(flags: Finetune) -> None:
     )
     flags.out.mkdir(parents=True, exist_ok=True)
     write_whole(flags.out / "config.yaml", to_yaml(flags).encode())
-    training: dict[str, Any] = {
-        "epochs": flags.epochs,
-        "batch_size": flags.batch_size,
-        "accumulate": flags.accumulate,
-        "workers": flags.workers,
-        "device": flags.device,
-        "precision": flags.precision,
-        "clip": flags.clip,
-        "max_bad": flags.max_bad,
-    }
     pairs = {
         seed: (model, fresh(model, seed) if flags.control else None)
         for seed in range(flags.seed, flags.seed + flags.seeds)
@@ -104,7 +80,8 @@ def finetune(flags: Finetune) -> None:
         label=flags.label,
         min_steps=flags.min_steps,
         keep=lambda made: made.classifier.save(flags.out / "model"),
-        **training,
+        clip=flags.clip,
+        **flags.training(),
     )
     metrics = {"train_rows": len(train), "test_rows": len(test), **curve.numbers()}
     write_whole(flags.out / "metrics.json", (json.dumps(metrics, indent=1) + "\n").encode())
@@ -123,21 +100,10 @@ def finetune(flags: Finetune) -> None:
 def labelled_parts(flags: Finetune, model: MaskedModel) -> tuple[Table, Table]:
     """Training rows, augmented, and test rows, of those that have the label."""
     table = (models_table if len(model.slots) > 1 else model_table)(model, flags.data)
-    if flags.label not in table.columns:
-        raise ValueError(
-            f"{flags.data}: has no column {flags.label!r} to learn; columns are "
-            f"{', '.join(table.columns)}. Name it with --label."
-        )
+    check_label(table, flags.label, flags.data, "to learn")
     there = [index for index, value in enumerate(table.columns[flags.label]) if value is not None]
     train, test = parts_of(table.select(there), flags.held_out, flags.limit)
     return augmented(train, model.tokenizers), test
-
-
-def fresh(model: MaskedModel, seed: int) -> MaskedModel:
-    """The same network with random weights."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        return from_config(to_config(model))
 
 
 def as_csv(told: Any, label: str) -> bytes:

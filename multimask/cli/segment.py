@@ -12,9 +12,10 @@ from multimask import evaluation, pictures, plugins
 from multimask.checkpoints import load, pour
 from multimask.checkpoints.adapt import rebuilt
 from multimask.checkpoints.folder import write_whole
+from multimask.cli.control import fresh
 from multimask.cli.data import as_batch, only_modality, parts_of, reader_of, tell_skipped
-from multimask.cli.finetune import fresh
 from multimask.cli.flags import to_yaml
+from multimask.cli.heads import HeadFlags
 from multimask.datasets.table import Table
 from multimask.modality import HasBox
 from multimask.model import MaskedModel
@@ -23,14 +24,13 @@ from multimask.tokens import Part
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segment:
+class Segment(HeadFlags):
     """Train a saved model to name every pixel, and hold it against random weights.
 
     Writes model/ (with its dense head), metrics.json and segmentation.png: some test rows, their
     maps, and what the first seed's models say.
     """
 
-    model: Annotated[Path, "folder of a saved model, or weights of another project"]
     data: Annotated[Path, "CSV with a column of pictures and a column of label maps"]
     classes: Annotated[int | None, "stored numbers are classes 0 .. N - 1, or 255 for none"] = None
     numbers: Annotated[
@@ -44,22 +44,9 @@ class Segment:
     ] = None
     head: Annotated[Literal["pyramid", "linear"], "dense head"] = "pyramid"
     frozen: Annotated[bool, "train the head alone"] = False
-    control: Annotated[bool, "train the same network from random weights as well"] = True
-    epochs: Annotated[int, "passes over the labelled rows"] = 50
     batch_size: Annotated[int, "samples an optimiser step"] = 8
-    accumulate: Annotated[int, "micro-batches a step is split into (less memory)"] = 1
     lr: Annotated[float, "peak learning rate"] = 1e-3
-    layer_decay: Annotated[float, "factor on the rate from a block to the one before"] = 0.65
-    weight_decay: Annotated[float, "of matrices"] = 0.05
     clip: Annotated[float | None, "largest gradient norm"] = 1.0
-    seed: Annotated[int, "of the head, the order and the random weights"] = 0
-    seeds: Annotated[int, "how many runs, with seeds counted up from the first"] = 1
-    held_out: Annotated[float, "share tested on where the data name no split"] = 0.25
-    limit: Annotated[int | None, "use only the first N rows of each part"] = None
-    workers: Annotated[int, "processes that read data"] = 0
-    device: Annotated[str, "auto, cpu, cuda"] = "auto"
-    precision: Annotated[Literal["32", "bf16", "fp16", "tf32"], "numbers in matrix products"] = "32"
-    max_bad: Annotated[float, "share of unreadable samples at which the run fails"] = 0.2
 
 
 def segment(flags: Segment) -> None:
@@ -79,10 +66,6 @@ def segment(flags: Segment) -> None:
     )
     flags.out.mkdir(parents=True, exist_ok=True)
     write_whole(flags.out / "config.yaml", to_yaml(flags).encode())
-    training = {
-        name: getattr(flags, name)
-        for name in ("epochs", "batch_size", "accumulate", "workers", "device", "precision")
-    }
     reading = {"label": flags.map, "workers": flags.workers, "device": flags.device}
     scored: dict[str, list[finetuning.Overlap]] = {"pretrained": [], "random init": []}
     first: dict[str, finetuning.DenseClassifier] = {}
@@ -95,8 +78,7 @@ def segment(flags: Segment) -> None:
                 classes=classes,
                 label=flags.map,
                 seed=seed,
-                max_bad=flags.max_bad,
-                **training,
+                **flags.training(),
             ).classifier
             scored[name].append(finetuning.overlap(made, test, **reading))
             first.setdefault(name, made)

@@ -1,9 +1,9 @@
 """What an experiment is told and what it hands over: the shared flags, and the Study."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from multimask.datasets.table import Table
 from multimask.modality import Tokenizer
@@ -72,3 +72,32 @@ class Study:
     test: Table
     label: str | None
     method_arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+Flags = TypeVar("Flags", bound=RunFlags)
+COUNTS = ("epochs", "batch_size")  # 0 leaves them open, as None does other flags
+SHAPE = ("width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads")
+
+
+def with_defaults(flags: Flags, defaults: Mapping[str, Any]) -> Flags:
+    """The flags, those that were left open with the values that suit the data. A size that was
+    asked for brings a shape of its own."""
+    skipped = () if flags.size == "tiny" else SHAPE
+    left_open = {
+        name: value
+        for name, value in defaults.items()
+        if getattr(flags, name) == (0 if name in COUNTS else None) and name not in skipped
+    }
+    return replace(flags, **left_open)
+
+
+def sides(size: int | tuple[int, ...] | None, flag: str) -> tuple[int, int]:
+    """(height, width) of a flag that may give one side of a square.
+
+    >>> sides(64, "--image-size"), sides((96, 160), "--image-size")
+    ((64, 64), (96, 160))
+    """
+    given = (size, size) if isinstance(size, int) else size or ()
+    if len(given) != 2:
+        raise ValueError(f"{flag}: write one side, 64, or height x width, 96x160.")
+    return given[0], given[1]

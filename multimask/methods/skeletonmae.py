@@ -1,10 +1,10 @@
 """SkeletonMAE: graph-based masked autoencoder (Yan et al., ICCV 2023), masked joints on a graph.
 
 Differs from MAE: every frame is a graph of joints; hidden are whole body parts, which stay in the
-graph as a learned token; three GIN layers encode, one decodes after re-masking; the target is the
-joint's own linear embedding (detached here: the paper does not say, and without it the embeddings
-may collapse); the loss is a re-weighted cosine error per frame. No official code exists; what the
-paper leaves open follows its stated ancestor GraphMAE (Hou et al., KDD 2022).
+graph as a learned token; three GIN layers encode, one decodes; the target is the joint's own linear
+embedding (detached here: the paper does not say, and without it the embeddings may collapse); the
+loss is a re-weighted cosine error per frame. No official code exists; what the paper leaves open
+follows its stated ancestor GraphMAE (Hou et al., KDD 2022), but for re-masking.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ def skeletonmae(
     conv: str = "gin",
     aim: str = "embedded",
     position: type | None = None,
-    remask: bool = True,
+    remask: bool = False,
 ) -> Recipe:
     """Build SkeletonMAE over ready tokenizers that share one topology, with the paper's defaults.
 
@@ -51,7 +51,9 @@ def skeletonmae(
         width: D of the joint embeddings and D_h of the graph layers (the paper gives the first,
             64). hidden: of the layers' MLP. conv: "gin", or "gcn" of the paper's ablation.
         aim, position: see the part "cosine".
-        remask: set codes of hidden joints to zero before the decoder.
+        remask: set codes of hidden joints to zero before the decoder, as GraphMAE does and this
+            paper does not say. One decoding layer then tells nothing to a joint whose neighbours
+            are all hidden, as the end of a hidden limb is.
     """
     topologies = {id(topology): topology for topology in map(topology_of, modalities.values())}
     topology = next(iter(topologies.values()), None)

@@ -25,7 +25,8 @@ from multimask.training.profile import StepProfile
 from multimask.training.progress import Progress
 from multimask.training.result import FitResult
 from multimask.training.rows import Chosen, chosen_rows
-from multimask.training.shell import Run, Shell
+from multimask.training.run import Run
+from multimask.training.shell import Shell
 from multimask.training.snapshots import Snapshots, draw_curves
 from multimask.training.tape import Tape
 from multimask.training.termination import Terminate
