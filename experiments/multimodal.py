@@ -48,7 +48,7 @@ class Config(RunFlags):
 
     out: Annotated[Path, "run folder"] = Path("runs/multimodal")
     method: Annotated[str, "multimae, phg-mae, mae, ..., by plug-in name"] = "multimae"
-    epochs: Annotated[int, "passes over the training rows"] = 24
+    epochs: Annotated[int, "passes over the training rows"] = 36
     batch_size: Annotated[int, "samples an optimiser step"] = 16
     online_knn: Annotated[bool, "kNN accuracy after every epoch; reads all rows for it"] = False
     modalities: Annotated[
@@ -60,10 +60,10 @@ class Config(RunFlags):
         tuple[str, ...], "fields of a column's tokenizer: rgb.channels=4,labels.classes=9"
     ] = ()
     drop: Annotated[
-        float | None, "chance that a map is hidden whole, 0 for never; embedded default 0.5"
+        float | None, "chance that a map is hidden whole, 0 for never, instead of Dirichlet draws"
     ] = None
     alpha: Annotated[
-        float | None, "share out what is visible by Dirichlet draws instead, such as MultiMAE's 1"
+        float | None, "of the Dirichlet draws that share out what is visible; default 1, MultiMAE's"
     ] = None
     aligned: Annotated[
         tuple[str, ...],
@@ -85,8 +85,8 @@ SMALL = {
     "decoder_depth": 1,
     "decoder_heads": 4,
     "normalise": False,  # answers in the maps' own scale
-    "ratio": 0.75,
-    "lr": 1.5e-3,
+    "ratio": 0.5,
+    "lr": 1e-3,
 }
 LAYERS = {"grey": "image", "colour": "image", "edges": "depth-map", "materials": "label-map"}
 LAYERS_SET = ("grey.channels=1", "edges.scale=fixed", "edges.hole=null")
@@ -133,8 +133,6 @@ def with_defaults(config: Config) -> Config:
         raise ValueError(f"--drop {config.drop} and --alpha {config.alpha}: give one of them.")
     unset = {name: value for name, value in defaults.items() if getattr(config, name) is None}
     if config.data is None:
-        if config.alpha is None and "masker" in takes and config.drop is None:
-            unset["drop"] = 0.5
         if config.modalities:
             chosen = dict(named_kind(text, LAYERS) for text in config.modalities)
         else:

@@ -11,8 +11,14 @@ import torch
 
 from multimask import collate, fit, load
 from multimask.cli import main
-from multimask.evaluation import crossmodal_errors, paired_bootstrap, subset_scores
+from multimask.evaluation import (
+    Embeddings,
+    crossmodal_errors,
+    paired_bootstrap,
+    subset_scores,
+)
 from multimask.evaluation.crossmodal import derangement, training_means
+from multimask.evaluation.subsets import of_some
 from multimask.filling import UnseenModalities
 from multimask.masking import Count, Dropped, Fixed, Masker, Ratio, Uniform
 from multimask.methods.multimae import multimae
@@ -193,8 +199,25 @@ def test_every_set_of_modalities_is_scored_by_rows_that_have_it(learned: Recipe)
     assert whole.carried is not None
     assert np.array_equal(whole.probe, whole.carried)  # the same probe
     assert whole.probe.mean() > 0.9
+    for score in found.values():
+        assert score.mixed is not None
+        assert len(score.mixed) == len(score.items)
     with pytest.raises(ValueError, match="no column 'kind'"):
         subset_scores(learned.model, train, test, "kind")
+
+
+def test_the_probe_of_any_learns_from_each_row_once_by_what_it_has() -> None:
+    def made(ids: list[str], value: float) -> Embeddings:
+        features = np.full((len(ids), 2), value, np.float32)
+        return Embeddings(tuple(ids), features, {"label": np.array(ids)}, ())
+
+    ids = [str(n) for n in range(90)]
+    sets = {("a",): made(ids, 1), ("b",): made(ids[30:], 2), ("a", "b"): made(ids[30:], 3)}
+    learned = of_some({names: (some, some) for names, some in sets.items()}, seed=0)
+    assert list(learned.ids) == list(learned.labels["label"]) == ids
+    assert set(learned.features[:30, 0]) == {1.0}
+    counts = np.bincount(learned.features[30:, 0].astype(int))
+    assert (counts[1:] > 8).all()
 
 
 def test_evaluate_prints_a_table_and_leaves_it_as_files(
@@ -213,7 +236,10 @@ def test_evaluate_prints_a_table_and_leaves_it_as_files(
     assert "more by" in told
     written = json.loads((tmp_path / "run/subsets.json").read_text())
     assert len(written["subsets"]) == 7
-    assert set(written["lost"]) == {"probe", "knn", "carried"}
+    assert set(written["lost"]) == {"probe", "knn", "carried", "mixed"}
+    low, high = written["lost"]["mixed"]["model"]["less_interval"]
+    assert low <= written["lost"]["mixed"]["model"]["less_by"] <= high
+    assert "model: the probe of any loses less than that of all by" in told
     assert (tmp_path / "run/subsets.csv").read_text().startswith("subset,test_rows")
     assert (tmp_path / "run/subsets.png").is_file()
     assert main([*words, "--model", str(tmp_path / "model"), "--subsets", "picture+sound"]) == 2

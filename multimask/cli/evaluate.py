@@ -28,15 +28,21 @@ from multimask.model import MaskedModel
 if TYPE_CHECKING:
     from multimask.finetuning import Classifier
 
-MEASURES = {"probe": "probe", "knn": "kNN", "carried": "probe of all", "tuned": "fine-tuned"}
+MEASURES = {
+    "probe": "probe",
+    "knn": "kNN",
+    "carried": "probe of all",
+    "mixed": "probe of any",
+    "tuned": "fine-tuned",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """Linear probe and nearest neighbours for every set of modalities, beside random weights.
 
-    The "probe of all" learned with all modalities there and is asked when only some are. Of
-    fine-tuned models their own head is asked too.
+    The "probe of all" learned with all modalities there and is asked when only some are, the "probe
+    of any" learned from random sets of them. Of fine-tuned models their own head is asked too.
     """
 
     model: Annotated[Path, "folder of a saved model"]
@@ -206,16 +212,25 @@ def lost(judged: Sequence[Judged], subsets: Sequence[tuple[str, ...]]) -> dict[s
         if not fewer or not scores:
             continue
         items = judged[0].of[whole].items
-        losses = {}
-        for name, (first, *rest) in scores.items():
-            kept = np.mean([of_items(s, measure, items) for s in rest], axis=0)
-            losses[name] = of_items(first, measure, items) - kept
+        losses = {name: loss(all_, measure, items) for name, all_ in scores.items()}
         found[measure] = {name: {"lost": float(x.mean())} for name, x in losses.items()}
         reference, *rest = losses
         for name in rest:
             more = evaluation.paired_bootstrap([losses[name]], [losses[reference]])
             found[measure][name] |= {"more_by": more.mean, "interval": [more.low, more.high]}
+        if measure == "mixed" and "carried" in found:
+            for name in losses.keys() & found["carried"].keys():
+                other = loss(scores[name], "carried", items)
+                less = evaluation.paired_bootstrap([other], [losses[name]])
+                between = [less.low, less.high]
+                found[measure][name] |= {"less_by": less.mean, "less_interval": between}
     return found
+
+
+def loss(scores: Sequence[SubsetScore], measure: str, items: Sequence[str]) -> np.ndarray:
+    """What each of these rows loses, from the first set of modalities to the mean of the others."""
+    first, *rest = (of_items(score, measure, items) for score in scores)
+    return first - np.mean(rest, axis=0)
 
 
 def of_items(score: SubsetScore, measure: str, items: Sequence[str]) -> np.ndarray:
@@ -235,14 +250,14 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> bytes:
 def drawn(
     rows: Sequence[dict[str, Any]], judged: Sequence[Judged], test: Table, label: str
 ) -> np.ndarray:
-    """Each subset's probes, of itself and the one of all, beside random weights; of fine-tuned
+    """Each subset's probes, the one of all and the one of any, beside random weights; of fine-tuned
     models what they say themselves."""
     classes = [str(value) for value in test.columns[label] if value is not None]
     heads = any(map(has_head, judged))
     ways = {
         f"{measure} {name}": f"{MEASURES[measure]}, {short}"
         for name, short in short_names(judged).items()
-        for measure in (("carried", "tuned") if heads else ("probe", "carried"))
+        for measure in (("mixed", "tuned") if heads else ("carried", "mixed"))
         if f"{measure} {name}" in rows[0]
     }
     lines = {row["subset"]: [row[way] for way in ways] for row in rows}
@@ -275,6 +290,13 @@ def told(
                 text += f" (more by {numbers_of['more_by']:+.3f} [{low:+.3f}, {high:+.3f}])"
             cells.append(text)
         lines.append(f"{MEASURES[measure]} loses when modalities drop: " + ", ".join(cells))
+    for name, numbers_of in losses.get("mixed", {}).items():
+        if "less_by" in numbers_of:
+            low, high = numbers_of["less_interval"]
+            lines.append(
+                f"  {name}: the probe of any loses less than that of all by "
+                f"{numbers_of['less_by']:+.3f} [{low:+.3f}, {high:+.3f}]"
+            )
     if any(row["seen_in_training"] is False for row in rows):
         lines.append("* warning: in training the encoder never read something of just these.")
     return "\n".join(lines)

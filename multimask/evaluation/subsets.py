@@ -14,7 +14,7 @@ from multimask.evaluation.linear import linear_probe
 from multimask.evaluation.neighbours import knn
 from multimask.filling import UnseenModalities
 from multimask.model import MaskedModel
-from multimask.tokens import Samples
+from multimask.tokens import Samples, sample_generator
 
 Right = Bool[np.ndarray, " items"]
 
@@ -24,9 +24,10 @@ class SubsetScore:
     """One set of modalities: which test items are told right by features of just these.
 
     `probe` and `knn` learned from features of the same modalities, `carried` is the probe that
-    learned from features of all modalities and is now asked about these. `items` are the ids of
-    the test rows that have them all; None for all three where too few rows do. `seen` says whether
-    the encoder read just these in training, None where nobody noted. `tuned` is what a fine-tuned
+    learned from features of all modalities and is now asked about these, `mixed` one that learned
+    from each training row by a random set of what it has. `items` are the ids of the test rows that
+    have these modalities; None for all scores where too few rows do. `seen` says whether the
+    encoder read just these in training, None where nobody noted. `tuned` is what a fine-tuned
     model's own head says, None where the model has none.
     """
 
@@ -36,6 +37,7 @@ class SubsetScore:
     knn: Right | None
     carried: Right | None
     seen: bool | None
+    mixed: Right | None = None
     tuned: Right | None = None
 
 
@@ -77,7 +79,8 @@ def subset_scores(
                 for part, some in zip((train, test), rows, strict=True)
             )
         found[subset] = learned, asked
-    carried = carry(found, names, label, seed)
+    carried = asked_of_all(found, found[names][0], label, seed) if names in found else {}
+    mixed = asked_of_all(found, of_some(found, seed), label, seed) if found else {}
     scores = []
     for subset in wanted:
         seen = None if model.seen is None else subset in model.seen
@@ -87,20 +90,34 @@ def subset_scores(
         learned, asked = found[subset]
         pairs = [x for made in (learned, asked) for x in (made.features, made.labels[label])]
         probed, voted = linear_probe(*pairs, seed=seed).correct, knn(*pairs).correct
-        scores.append(SubsetScore(subset, asked.ids, probed, voted, carried.get(subset), seen))
+        others = carried.get(subset), seen, mixed[subset]
+        scores.append(SubsetScore(subset, asked.ids, probed, voted, *others))
     return scores
 
 
-def carry(
-    found: Mapping[tuple[str, ...], tuple[Embeddings, Embeddings]],
-    names: tuple[str, ...],
-    label: str,
-    seed: int,
+Found = Mapping[tuple[str, ...], tuple[Embeddings, Embeddings]]  # of training and test rows
+
+
+def of_some(found: Found, seed: int) -> Embeddings:
+    """Every training row once, by a random one of the subsets that it has."""
+    options: dict[str, list[tuple[Embeddings, int]]] = {}
+    for learned, _ in found.values():
+        for place, name in enumerate(learned.ids):
+            options.setdefault(name, []).append((learned, place))
+    picked = []
+    for name, ways in options.items():
+        generator = sample_generator(seed, 0, name, "subset")
+        picked.append(ways[int(torch.randint(len(ways), (), generator=generator))])
+    features = np.stack([made.features[place] for made, place in picked])
+    names = set.intersection(*(set(made.labels) for made, _ in picked))
+    labels = {n: np.array([made.labels[n][place] for made, place in picked]) for n in names}
+    return Embeddings(tuple(options), features, labels, ())
+
+
+def asked_of_all(
+    found: Found, learned: Embeddings, label: str, seed: int
 ) -> dict[tuple[str, ...], Right]:
-    """One probe of all modalities' features, asked about those of every subset."""
-    if names not in found:
-        return {}
-    learned, _ = found[names]
+    """One probe, asked about the features of every subset."""
     asked = {subset: made for subset, (_, made) in found.items()}
     right = linear_probe(
         learned.features,
