@@ -1,4 +1,4 @@
-"""VideoMAE and VideoMAE V2: the cards' counts, closed forms, and parity with transformers."""
+"""VideoMAE and VideoMAE V2: published counts, closed forms, and parity with transformers."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -92,7 +92,7 @@ def test_the_running_cell_is_the_published_queue() -> None:
 
 
 def published_running_cell(start: int, ratio: float = 0.5) -> Tensor:
-    """Card of the paper's code: True where a token of 8 x 14 x 14 is not decoded."""
+    """The paper's code: True where a token of 8 x 14 x 14 is not decoded."""
     ones = int(4 * ratio)
     queue = [True] * ones + [False] * (4 - ones)
     slices = []
