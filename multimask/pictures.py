@@ -18,6 +18,7 @@ from PIL.ImageDraw import Draw
 from PIL.ImageFont import load_default
 from torch import Tensor
 
+from multimask.buckets import taken
 from multimask.curves import curves
 from multimask.masking.masker import Masker
 from multimask.modality import Pictures
@@ -104,15 +105,20 @@ def masks(
 def answered_rows(model: MaskedModel, batch: Batch, targets: Sequence[str]) -> Picture | None:
     """A row a sample and target: what is given, the target hidden whole; the answer; the truth.
 
-    None when a target's tokenizer does not draw. Samples need not have the target.
+    None when a target's tokenizer does not draw, or nothing can be answered. Samples need not have
+    the target; those that have nothing else are left out.
     """
     names = [name for name in model.slots if isinstance(model.tokenizers[name], Pictures)]
     if not set(targets) <= set(names):
         return None
     rows, captions = [], []
     for target in targets:
-        made = model.reconstruct(batch, targets=[target])
-        for row, sample_id in enumerate(batch.sample_ids):
+        others = [part.rows for name, part in batch.parts.items() if name != target]
+        if not others:
+            continue
+        given = taken(batch, torch.cat(others).unique().tolist())
+        made = model.reconstruct(given, targets=[target])
+        for row, sample_id in enumerate(given.sample_ids):
             cells: list[Picture | None] = []
             for name in names:
                 draw = Drawing.of(model, name, made.tokens.get(name), row)
@@ -124,7 +130,7 @@ def answered_rows(model: MaskedModel, batch: Batch, targets: Sequence[str]) -> P
                 cells.append(draw and draw.whole())
             rows.append(cells)
             captions.append(f"{sample_id}: {target} answered from the others")
-    return grid(rows, [*names, "answered", "truth"], (), captions)
+    return grid(rows, [*names, "answered", "truth"], (), captions) if rows else None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The convolutional back end of PHG-MAE: shapes, blanks, and that it learns."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,26 @@ def test_what_is_hidden_and_the_target_do_not_leak() -> None:
         values[hidden] = other[hidden]
     after = model.decode(tokens, model.encode_visible(tokens, masking), masking)
     assert torch.equal(after, before)
+
+
+def test_a_subset_padded_beside_larger_ones_is_answered_as_alone() -> None:
+    recipe = built()
+    together = recipe.objective(recipe.model, put(recipe, *(sample(s) for s in range(6))), Step())
+    alone = [recipe.objective(recipe.model, put(recipe, sample(s)), Step()) for s in range(6)]
+    total = sum(terms[TARGET].total.item() for terms in alone)
+    assert together[TARGET].total.item() == pytest.approx(total, rel=1e-5)
+
+
+def test_padding_of_a_subset_is_blank_whatever_an_encoder_made_of_it() -> None:
+    recipe = built()
+    model, batch = recipe.model, put(recipe, *(sample(seed) for seed in range(6)))
+    tokens = model.tokenize(batch)
+    masking = model.picked(tokens, recipe.objective.masking(model, tokens, batch, Step()))
+    latents = model.encode_visible(tokens, masking)
+    assert latents.valid is not None
+    spoilt = latents.tokens + 5.0 * ~latents.valid[..., None]
+    wanted = model.decode(tokens, latents, masking)
+    assert torch.equal(model.decode(tokens, replace(latents, tokens=spoilt), masking), wanted)
 
 
 @pytest.mark.parametrize(("patch", "share"), [(1, 0.7), (3, 0.9)])

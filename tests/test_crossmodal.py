@@ -26,6 +26,7 @@ from multimask.methods.recipe import Recipe
 from multimask.modalities.image import ImagePatches
 from multimask.modalities.label_maps import LabelMaps
 from multimask.modality import Tokenizer
+from multimask.pictures import answered_rows
 from multimask.tokens import Sample
 from multimask.training.missing import subsets_seen
 
@@ -268,3 +269,17 @@ def test_fine_tuned_models_are_asked_by_every_set(
     assert (tmp_path / "run/subsets.png").is_file()
     assert main([*judged, str(tmp_path / "model")]) == 0  # without a head nothing of it is said
     assert "fine-tuned" not in capsys.readouterr().out
+
+
+def test_rows_with_nothing_beside_the_target_are_not_drawn() -> None:
+    torch.manual_seed(0)
+    model = multimae(MAPS, **SMALL).model
+    whole, other = samples(2)
+    alone: Sample = {"id": other["id"], "picture": other["picture"]}
+    batch = collate([whole, alone], MAPS)
+    one = answered_rows(model, collate([whole], MAPS), ["picture"])
+    drawn = answered_rows(model, batch, ["picture"])
+    assert one is not None
+    assert drawn is not None
+    assert drawn.shape == one.shape
+    assert answered_rows(model, collate([alone], MAPS), ["picture"]) is None
