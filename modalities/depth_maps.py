@@ -97,7 +97,8 @@ class DepthMaps:
                 f"DepthMaps: expected a map of {pair(self.size)} pixels, found "
                 f"{tuple(depth.shape)}; crop or resize when reading."
             )
-        values = found if found.is_floating_point() else found.float()
+        # half precision is too coarse, and too small, to add up a map in
+        values = found.to(torch.promote_types(found.dtype, torch.float32))
         if values.isinf().any():
             raise BadSample("DepthMaps: expected finite numbers or NaN, found infinite ones.")
         if self.hole is not None:

@@ -22,8 +22,9 @@ class Tabular:
     """Make a token of every cell of a row: clinical values, sensor readings, answers to questions.
 
     Raw contract: a mapping from column to a number or a category's name; a column that is left out,
-    None, NaN or blank text is an empty cell, which is a token that does not exist. Numbers are
-    standardised with their column's `(mean, std)`. A row must have one cell at least.
+    None, NaN or blank text is an empty cell, which is a token that does not exist; so is "none" or
+    "n/a", unless it is one of the column's categories. Numbers are standardised with their column's
+    `(mean, std)`. A row must have one cell at least.
 
     Args:
         numbers: numeric columns, name to (mean, std), in their own unit.
@@ -113,9 +114,9 @@ class Tabular:
         return (value - mean) / std
 
     def category(self, name: str, cell: Any) -> float:
-        if empty(cell):
-            return math.nan
         listed = self.categories[name]
+        if str(cell) not in listed and empty(cell):  # "none" may be a category
+            return math.nan
         if str(cell) not in listed:
             raise BadSample(
                 f"Tabular: column {name!r} expected one of {', '.join(listed)}, found {cell!r}."
@@ -217,6 +218,8 @@ class TabularAdapter(nn.Module):
         inside = place < size[:, None]
         at = torch.where(inside, self.get_buffer("start")[column][:, None] + place, 0)
         answers = self.pred(features).gather(1, at).masked_fill(~inside, -torch.inf)
+        # half precision cannot count: neither columns nor, in `restore`, categories
+        answers = answers.to(torch.promote_types(answers.dtype, torch.float32))
         return torch.cat((column[:, None].to(answers.dtype), answers), dim=1)
 
     def error(

@@ -108,6 +108,13 @@ def test_the_scale_is_that_of_the_middle_of_the_values() -> None:
     assert trimmed(holes)[0].item() == pytest.approx(5.5)
 
 
+def test_maps_of_half_precision_are_those_numbers() -> None:
+    maps = DepthMaps(224, 16)
+    half = (1 + 4 * torch.rand(224, 224)).half()  # their sum is beyond what halves hold
+    made = [maps(Part(maps.collate([m]), torch.arange(1))).values for m in (half, half.float())]
+    assert torch.equal(*made)
+
+
 def test_depth_known_up_to_scale_gives_the_same_tokens() -> None:
     near = torch.rand(8, 12) + 1
     far = near * 7
@@ -178,6 +185,23 @@ def test_numbers_cost_squares_and_categories_their_entropy() -> None:
     expected = torch.tensor([2.25, 4.0, math.log(3), math.log(2)])
     torch.testing.assert_close(error, expected)
     assert adapter.restore(answers, values).tolist()[:2] == [[0.0], [0.0]]
+
+
+def test_none_is_a_category_where_it_is_listed() -> None:
+    table = Tabular({"age": (60.0, 10.0)}, {"treatment": ("none", "surgery")})
+    rows = table.collate([{"age": 70, "treatment": "none"}, {"age": 70, "treatment": "n/a"}])
+    tokens = table(Part(rows, torch.arange(2)))
+    assert table.untokenize(tokens) == [{"age": 70.0, "treatment": "none"}, {"age": 70.0}]
+
+
+def test_half_precision_confuses_no_columns() -> None:
+    wide = Tabular({f"n{n}": (0.0, 1.0) for n in range(301)}, {"kind": ("a", "b")})
+    adapter = TabularAdapter(wide, 8, 8)
+    coords = torch.arange(302.0)[:, None]
+    with torch.autocast("cpu", torch.bfloat16):
+        answers = adapter.predict(torch.randn(302, 8), coords)
+    number, _ = adapter.told(answers)
+    assert number.tolist() == [True] * 301 + [False]
 
 
 @pytest.mark.parametrize(
