@@ -153,8 +153,10 @@ class SpectralAdapter(nn.Module):
         self, prediction: Float[Tensor, "m c"], values: Num[Tensor, "m c"]
     ) -> Float[Tensor, " m"]:
         known = ~values.isnan()
-        wanted = self.targets(values.to(prediction.dtype)).masked_fill(~known, 0.0)
-        squared = (prediction - wanted).square() * known
+        # under autocast predictions come in half precision; targets never do
+        exact = torch.promote_types(prediction.dtype, torch.float32)
+        wanted = self.targets(values.to(exact)).masked_fill(~known, 0.0)
+        squared = (prediction.to(exact) - wanted).square() * known
         return squared.sum(dim=1) / known.sum(dim=1).clamp(min=1)
 
     @property

@@ -47,6 +47,13 @@ def test_error_ignores_missing_pixels() -> None:
     assert not adapter.error(prediction, torch.full((4, 16), torch.nan)).any()
 
 
+def test_targets_are_exact_whatever_the_precision_of_answers() -> None:
+    adapter = SpectralAdapter(PATCHES, 16, 16, Target("patch"))
+    values, prediction = 1000 + torch.rand(4, 16), torch.rand(4, 16).to(torch.bfloat16)
+    error = adapter.error(prediction, values)
+    torch.testing.assert_close(error, adapter.error(prediction.float(), values))
+
+
 def test_reconstruction_errors_leave_out_what_is_missing() -> None:
     """Half of every patch is missing: its error is that of the other half."""
     pixels = torch.rand(5, 16, 16)
