@@ -274,6 +274,8 @@ def test_lowering_keeps_the_kind_of_budget() -> None:
     assert lowered(roles, 19, 12) is roles
     rising = Curriculum(((0, Count(3)), (10, Count(8))))
     assert lowered(rising, 19, 4) == Curriculum(((0, Count(3)), (10, Count(4, 15))))
+    padded = Curriculum(((0, Natural()), (10, Count(8))))
+    assert lowered(padded, 19, 4) == Curriculum(((0, Natural()), (10, Count(4, 15))))
 
 
 def test_budgets_check_their_arguments() -> None:

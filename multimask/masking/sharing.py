@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from multimask.masking.allotment import FIRST, LAST, SECOND, allotted
-from multimask.masking.budgets import Budget, Count, Ratio
+from multimask.masking.budgets import Budget, Count, Natural, Ratio
 from multimask.tokens import Slots
 
 Names = tuple[str, ...]
@@ -244,12 +244,12 @@ def wish_of(budget: Budget, names: Names, has: Int[np.ndarray, " m"], generator:
 
 def lowered(budget: Budget, units: int, limit: int) -> Budget:
     """The same budget with at most `limit` of `units` visible; what it decoded beyond the visible,
-    all or fewer, it still does."""
+    all or fewer, it still does. Budgets that pad to their cap stay as they are."""
     if isinstance(budget, Curriculum):
         stages = tuple((start, lowered(stage, units, limit)) for start, stage in budget.stages)
         return budget if stages == budget.stages else replace(budget, stages=stages)
     visible, decoded = budget(units)
-    if visible <= limit:
+    if visible <= limit or isinstance(budget, Natural):  # which pads instead
         return budget
     if isinstance(budget, Fixed):
         return replace(budget, total=lowered(budget.of, units, limit))
