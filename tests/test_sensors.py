@@ -238,6 +238,27 @@ def test_a_true_answer_has_the_true_spectrum() -> None:
     assert objective.spectrum(model, perfect, "cells").value().item() == pytest.approx(0, abs=1e-6)
 
 
+def test_missing_pixels_leave_both_terms_finite_and_their_answers_count_for_nothing() -> None:
+    recipe = channels(fourier=0.5)
+    objective, model = cast(FourierReconstruction, recipe.objective), recipe.model
+    batch = cells(recipe)
+    gone = batch.parts["cells"].data["pixels"]
+    gone[0, 0, 0] = gone[:, 1, 5, 6] = torch.nan
+    batch.parts["cells"].data["whole"] = False
+    made = Reconstruction(objective.masker).answered(model, batch, Step())
+    prediction, values, at = made.answers["cells"]
+    assert values.isnan().any()
+    other = torch.where(values.isnan(), prediction + 9, prediction)
+    noisy = type(made)(made.tokens, made.masking, {"cells": (other, values, at)}, made.scorers)
+    plain, changed = (objective.spectrum(model, one, "cells").value() for one in (made, noisy))
+    assert plain > 0
+    assert torch.equal(plain, changed)
+    terms = objective(model, batch, Step())
+    sum(term.value() for term in terms.values()).backward()  # type: ignore[union-attr]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(grad.isfinite().all() for grad in gradients)
+
+
 def test_memory_tokens_are_never_counted_and_stay_at_inference() -> None:
     recipe = channels()
     latents = recipe.model.encode(cells(recipe))

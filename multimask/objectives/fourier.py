@@ -20,8 +20,9 @@ class FourierReconstruction(Objective):
 
     The spectrum term is the mean absolute difference of the magnitudes of a channel's 2-D Fourier
     transform (orthonormal), the picture holding answers where tokens were hidden and true values
-    elsewhere, normalised per patch; averaged over the channels of which something was hidden. For
-    lattices (channels, rows, columns) of square patches. With weight 0 it is the plain objective.
+    elsewhere, normalised per patch; averaged over the channels of which something was hidden. Where
+    nothing is known both are 0, the middle. For lattices (channels, rows, columns) of square patches.
+    With weight 0 it is the plain objective.
     """
 
     def __init__(self, masker: Masker, weight: float = 0.01) -> None:
@@ -54,9 +55,12 @@ class FourierReconstruction(Objective):
         source = cast(Picks, made.masking.decoded_picks).source[name]
         asked = made.masking.asked.flatten().index_select(0, at)
         truth = self.wanted(model, name, part.values.flatten(0, 1))
+        known = ~truth.isnan()
         if part.valid is not None:
-            truth = torch.where(part.valid.flatten()[:, None], truth, 0.0)
-        answers = torch.where(asked[:, None], prediction, truth.index_select(0, source))
+            known = known & part.valid.flatten()[:, None]
+        truth = torch.where(known, truth, 0.0)
+        scored = asked[:, None] & known.index_select(0, source)
+        answers = torch.where(scored, prediction, truth.index_select(0, source))
         answered = truth.index_copy(0, source, answers.to(truth.dtype))
         hidden = torch.zeros(len(truth), dtype=torch.bool, device=truth.device)
         hidden = hidden.index_copy(0, source, asked)
@@ -77,11 +81,9 @@ class FourierReconstruction(Objective):
     def wanted(
         self, model: MaskedModel, name: str, values: Float[Tensor, "m c"]
     ) -> Float[Tensor, "m c"]:
-        target = getattr(model.adapter(name), "target", None)
-        if target is None or target.unit == "none":
-            return values
-        mean, spread = (x.squeeze(1) for x in target.statistics(values[:, None]))
-        return (values - mean) / spread
+        """What answers are compared with; NaN where a number is missing."""
+        targets = getattr(model.adapter(name), "targets", None)
+        return values if targets is None else targets(values)
 
 
 def magnitudes(
