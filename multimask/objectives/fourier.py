@@ -20,9 +20,9 @@ class FourierReconstruction(Objective):
 
     The spectrum term is the mean absolute difference of the magnitudes of a channel's 2-D Fourier
     transform (orthonormal), the picture holding answers where tokens were hidden and true values
-    elsewhere, normalised per patch; averaged over the channels of which something was hidden. Where
-    nothing is known both are 0, the middle. For lattices (channels, rows, columns) of square patches.
-    With weight 0 it is the plain objective.
+    elsewhere, normalised per patch, 0 in both where nothing is known; averaged over the channels of
+    which something was hidden. For lattices (channels, rows, columns) of square patches. With
+    weight 0 it is the plain objective.
     """
 
     def __init__(self, masker: Masker, weight: float = 0.01) -> None:
