@@ -42,7 +42,8 @@ def answered(
 
     share: how much of what else it has is visible, at least one token; below 1 it is drawn from
     the samples' own generators, so that another step shows another part.
-    `restored[target]` has a row a sample; `tokens` are those that the batch came with.
+    `restored[target]` has a row a sample, its holes answered too; `tokens` are those that the batch
+    came with.
     """
     check_names(targets, list(model.slots), "targets")
     if not 0 < share <= 1:
@@ -57,15 +58,24 @@ def answered(
         filled = part.values.to(prediction.dtype).flatten(0, 1).clone()
         filled[made.order(name)] = adapter.restore(prediction, values)
         restored[name] = replace(part, values=filled.view_as(part.values))
-    masking = made.masking
+    masking, slots = made.masking, model.slots.items()
     return Reconstructed(
         made.given,
         restored,
-        {name: masking.visible[:, w.start : w.stop] for name, w in model.slots.items()},
-        {name: masking.target[:, w.start : w.stop] for name, w in model.slots.items()},
+        {n: masking.visible[:, w.start : w.stop] for n, w in slots},
+        {n: scored(masking.target[:, w.start : w.stop], made.given.get(n)) for n, w in slots},
         masking,
         (),
     )
+
+
+def scored(asked: Bool[Tensor, "b n"], truth: Tokens | None) -> Bool[Tensor, "b n"]:
+    """What was asked for, without what samples do not know of it themselves."""
+    if truth is None or truth.valid is None:
+        return asked
+    known = torch.ones_like(asked)
+    known[truth.rows, : truth.valid.shape[1]] = truth.valid
+    return asked & known
 
 
 @dataclass(frozen=True)
@@ -139,28 +149,36 @@ def all_of(
 
 
 def on_every_row(model: "MaskedModel", batch: Batch, given: TokenBatch, name: str) -> Tokens:
-    """The modality's tokens with a row for every sample; those that lack it get a blank one's."""
-    part, device = given.modalities.get(name), model.device
-    if part is not None and len(part.rows) == batch.size:
+    """The modality's tokens with a row for every sample; those that lack it get a blank one's.
+
+    The blank one also tells which tokens there are to answer, where a sample's lie at its places:
+    holes in what is asked for must not show in the answers.
+    """
+    part = given.modalities.get(name)
+    whole = part is not None and len(part.rows) == batch.size
+    if part is not None and whole and part.valid is None:
         return part
-    tokenizer, rows = model.tokenizers[name], torch.arange(batch.size, device=device)
-    if not isinstance(tokenizer, KnowsPlaces):
-        raise ValueError(
-            f"reconstruct: some sample lacks {name!r}, and {type(tokenizer).__name__} does not say "
-            "where its tokens would be (`blank`); ask only for samples that have it."
-        )
-    blank = Part(tokenizer.blank(batch.size), rows).to(device)
-    made = tokenizer(blank)
+    try:
+        made = blank_tokens(model, name, batch.size)
+    except ValueError:
+        if part is not None and whole:
+            return part  # only its own tokens tell what there is to answer
+        raise
     if part is None:
         return made
     if part.values.shape[1:] != made.values.shape[1:]:
+        if whole:
+            return part
         raise ValueError(
             f"reconstruct: samples that have {name!r} bring {part.values.shape[1]} tokens, blank "
             f"ones {made.values.shape[1]}; ask for samples of one size."
         )
     valid = None
     if part.valid is not None or made.valid is not None:
-        valid = with_rows(filled_valid(made), part.rows, filled_valid(part))
+        there = filled_valid(made)
+        alike = (rows_of(made.coords, part.rows) == part.coords).flatten(1).all(dim=1)
+        own = torch.where(alike[:, None], there[part.rows], filled_valid(part))
+        valid = with_rows(there, part.rows, own)
     return replace(
         made,
         values=with_rows(made.values.to(part.values.dtype), part.rows, part.values),
@@ -168,6 +186,22 @@ def on_every_row(model: "MaskedModel", batch: Batch, given: TokenBatch, name: st
         valid=valid,
         edges=part.edges,
     )
+
+
+def blank_tokens(model: "MaskedModel", name: str, size: int) -> Tokens:
+    """Raises: ValueError where the tokenizer does not know its tokens' places."""
+    tokenizer, rows = model.tokenizers[name], torch.arange(size, device=model.device)
+    if not isinstance(tokenizer, KnowsPlaces):
+        raise ValueError(
+            f"reconstruct: some sample lacks {name!r}, and {type(tokenizer).__name__} does not say "
+            "where its tokens would be (`blank`); ask only for samples that have it."
+        )
+    return tokenizer(Part(tokenizer.blank(size), rows).to(model.device))
+
+
+def rows_of(coords: Tensor, rows: Tensor) -> Tensor:
+    """Places of these samples; a lattice shares one set among all."""
+    return coords if len(coords) == 1 else coords[rows]
 
 
 def with_rows(whole: Tensor, rows: Tensor, some: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from multimask.masking import Count, Dirichlet, Masker
+from multimask.modalities.depth_maps import DepthMaps
 from multimask.modalities.image import ImagePatches
 from multimask.modalities.skeleton import SkeletonJoints
 from multimask.modalities.spectral import SpectralPatches
@@ -17,6 +18,7 @@ from multimask.model import MaskedModel
 from multimask.nn.adapters import Target
 from multimask.nn.decoders import HiddenDecoder, JointDecoder
 from multimask.nn.encoders import Encoder
+from multimask.nn.task_decoders import TaskDecoders
 from multimask.objectives import Reconstruction
 from multimask.tokens import Batch, Masking, Part, Sample, Step
 
@@ -105,6 +107,26 @@ def test_a_target_is_answered_alike_whether_a_sample_has_it_or_not(decoder: Any)
     picture = model.untokenize("edges", without.restored["edges"])
     assert isinstance(picture, torch.Tensor)
     assert picture.shape == (2, 1, 8, 12)
+
+
+@pytest.mark.parametrize("decoder", ["joint", "task"])
+def test_holes_in_a_target_do_not_show_in_its_answer(decoder: str) -> None:
+    maps: dict[str, Tokenizer] = {"colour": ImagePatches(8, 4), "depth": DepthMaps(8, 4)}
+    torch.manual_seed(0)
+    task = TaskDecoders(24, tuple(maps), 16, 1, 2) if decoder == "task" else None
+    model = MaskedModel(maps, Encoder(24, 1, 2), task, decoder_width=16, decoder_depth=2)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    whole = {"colour": torch.rand(3, 8, 8), "depth": 1 + torch.rand(8, 8)}
+    holes = whole | {"depth": whole["depth"].clone()}
+    holes["depth"][:4, :5] = 0
+    rows = [{"id": "a", **whole}, {"id": "b", **holes}, {"id": "c", "colour": whole["colour"]}]
+    found = model.reconstruct(collate(rows, maps), targets=["depth"])
+    alone = model.reconstruct(collate([rows[1]], maps), targets=["depth"])
+    wanted = found.restored["depth"].values[0]
+    for other in (*found.restored["depth"].values[1:], alone.restored["depth"].values[0]):
+        torch.testing.assert_close(other, wanted)
+    assert found.target["depth"].tolist() == [[True] * 4, [False, True, True, True], [True] * 4]
 
 
 def test_noise_in_a_target_changes_no_bit() -> None:

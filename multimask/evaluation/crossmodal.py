@@ -136,7 +136,9 @@ def compared(
     whole = answers.new_zeros(size, *answers.shape[1:]).index_copy(0, order, answers)
     row, slot = order // slots, order % slots
     other = derangement(batch, seed).to(order.device)[row] * slots + slot
-    both = there[other]
+    both, truth = there[other], given.given[name]
+    if truth.valid is not None:  # holes are answered, but there is nothing to compare with
+        both = both & truth.valid.flatten()[order]
     errors = [
         error_of(model, name, made, values)
         for made in (answers, mean.to(answers)[slot], whole[other])
