@@ -207,6 +207,21 @@ def test_every_set_of_modalities_is_scored_by_rows_that_have_it(learned: Recipe)
         subset_scores(learned.model, train, test, "kind")
 
 
+def test_tables_without_a_column_of_a_modality_are_scored_by_the_others() -> None:
+    from multimask.datasets.table import Table
+
+    columns = [arrays(24, seed) for seed in (0, 1)]
+    for made in columns:
+        del made["sign"]
+    train, test = (Table.from_arrays(modalities=["inverse", "picture"], **c) for c in columns)
+    torch.manual_seed(0)
+    model = multimae(MAPS, **SMALL).model
+    (score,) = subset_scores(model, train, test, "label", [["inverse", "picture"]])
+    assert score.probe is not None
+    assert score.mixed is not None
+    assert score.carried is None
+
+
 def test_the_probe_of_any_learns_from_each_row_once_by_what_it_has() -> None:
     def made(ids: list[str], value: float) -> Embeddings:
         features = np.full((len(ids), 2), value, np.float32)

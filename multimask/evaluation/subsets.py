@@ -55,13 +55,15 @@ def subset_scores(
 ) -> list[SubsetScore]:
     """Scores of each subset, small ones first; by default of all subsets.
 
-    Rows without the label are left out. Nothing is trained but the probes.
+    Rows without the label are left out. Nothing is trained but the probes. Where the samples have
+    no column of one of the model's modalities nothing is carried: no row has all of them.
     Raises: ValueError for unknown modalities, and a test class that no training row has.
     """
     names = tuple(model.slots)
     wanted = subsets_of(names) if subsets is None else [tuple(sorted(set(s))) for s in subsets]
     found: dict[tuple[str, ...], tuple[Embeddings, Embeddings]] = {}
-    for subset in dict.fromkeys([*wanted, names]):
+    listed = all(set(names) <= set(part.columns) for part in (train, test))
+    for subset in dict.fromkeys([*wanted, *([names] if listed else [])]):
         rows = [rows_with(part, subset, label) for part in (train, test)]
         if min(map(len, rows)) < 2:
             continue
