@@ -19,6 +19,7 @@ from multimask.datasets.formats.cubes import Box
 from multimask.datasets.formats.depth_maps import DepthMapReader
 from multimask.datasets.formats.geokeys import epsg_geo, write_geotiff
 from multimask.datasets.formats.geotiff import open_tiff_cube
+from multimask.datasets.formats.raster_write import format_of
 from multimask.ensembles import spreads
 from multimask.modalities.depth_maps import DepthMaps
 from multimask.modalities.image import ImagePatches
@@ -239,6 +240,34 @@ def test_maps_beside_bands_are_cut_like_them_where_files_are_larger(tmp_path: Pa
     numbers = open_tiff_cube(whole).read(Box(8, 8, 8, 8), [0])
     off = numbers - open_tiff_cube(part).read(Box(0, 0, 8, 8), [0]).astype(int)
     assert abs(off).max() <= 1
+
+
+def test_windows_that_cannot_be_filled_are_unknown_in_their_scene(tmp_path: Path) -> None:
+    file = open_tiff_cube(tiles(tmp_path) / "s2.tif")
+    pixels = file.read(file.whole, [0, 1]).astype(np.float32)
+    pixels[:, :8, :8] = np.nan
+    write_geotiff(tmp_path / "edge.tif", pixels, GEO, (490.0, 842.0))
+    (tmp_path / "edge.csv").write_text(
+        "id,s2,dem,cover\na,edge.tif,,\nb,s2.tif,dem.tif,cover.tif\n"
+    )
+    assert run_fill(tmp_path, "edge.csv", "filled", "--only", "dem,cover") == 0
+    corner, rest = np.s_[:8, :8], np.s_[8:, 8:]
+    for name in ("dem", "cover"):
+        spread = open_tiff_cube(tmp_path / "filled" / name / "a.spread.tif")
+        sure = spread.read(spread.whole, [0])[0]
+        assert np.isnan(sure[corner]).all()
+        assert np.isfinite(sure[rest]).all()
+    made = open_tiff_cube(tmp_path / "filled" / "cover" / "a.tif")
+    classes = made.read(made.whole, [0])[0]
+    assert (classes[corner] == 255).all()
+    assert (classes[rest] < 4).all()
+
+
+def test_masks_of_true_and_false_are_filled_as_numbers(tmp_path: Path) -> None:
+    np.save(tmp_path / "mask.npy", np.ones((8, 8), bool))
+    like = format_of(str(tmp_path / "mask.npy"))
+    assert like is not None
+    assert like.typed(np.array([[[0.0, 1.0, np.nan]]]), 255.0).tolist() == [[[0, 1, 255]]]
 
 
 def test_files_that_do_not_say_their_bands_are_told_by_the_model(

@@ -76,6 +76,7 @@ def format_of(source: Any) -> RasterFormat | None:
             dtype = np.load(path, mmap_mode="r", allow_pickle=False).dtype
         except (OSError, ValueError) as error:
             raise BadSample(f"{path}: expected a NPY array, found another thing.") from error
+        dtype = np.dtype("u1") if dtype.kind == "b" else dtype  # true or false: no room for unknown
         return RasterFormat(suffix, dtype.newbyteorder("=").str[1:])
     if suffix not in PILLOWS:
         return None

@@ -112,6 +112,7 @@ def fill_rows(model: MaskedModel, table: Table, names: Sequence[str], flags: Fil
         if lacking[name].any() and not isinstance(model.tokenizers[name], Tabular)
     }
     filled.units = {name: writer.unit for name, writer in writers.items()}
+    filled.unknown = {name: writer.unknown for name, writer in writers.items()}
     stems = file_names(ids)
     with evaluating(model, flags.device):
         for targets, batch in to_answer(model, table, names, lacking, flags):
@@ -128,7 +129,7 @@ def as_scenes(filled: Filled, pieces: Pieces, table: Table) -> Filled:
         name: ids[piece.row]
         for name, piece in zip(pieces.table.columns["id"], pieces.of, strict=True)
     }
-    files = put_together(pieces, table, filled.files, file_names(ids))
+    files = put_together(pieces, table, filled.files, file_names(ids), filled.unknown)
     cells = {(pieces.of[number].row, name): found for (number, name), found in filled.cells.items()}
     facts: dict[tuple[str, str], dict[str, Any]] = {}
     for fact in filled.facts:  # of a scene those of its first window, where it begins

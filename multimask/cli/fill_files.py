@@ -46,10 +46,13 @@ class Written:
 
 @runtime_checkable
 class Writer(Protocol):
-    """Writes the answers for one modality, a row at a time. `unit`: of the spread's numbers."""
+    """Writes the answers for one modality, a row at a time. unit: of the spread's numbers. unknown:
+    what stands for it in files of whole numbers."""
 
     @property
     def unit(self) -> str: ...
+    @property
+    def unknown(self) -> float: ...
     def write(self, stem: Path, tokens: Tokens, spread: Tensor, row: "Row") -> Written: ...
 
 
@@ -127,6 +130,10 @@ class MapWriter:
     def unit(self) -> str:
         return self.numbers.unit
 
+    @property
+    def unknown(self) -> float:
+        return self.numbers.unknown
+
     def write(self, stem: Path, tokens: Tokens, spread: Tensor, row: Row) -> Written:
         shown = self.numbers.shown(tokens)
         size = (int(shown.shape[1]), int(shown.shape[2]))
@@ -165,6 +172,8 @@ class VolumeWriter:
     tokenizer: VolumePatches
     reader: VolumeReader
     level: Level | None
+
+    unknown = 0.0
 
     @property
     def unit(self) -> str:
@@ -213,6 +222,7 @@ class ArrayWriter:
     tokenizer: Tokenizer
 
     unit = "standardised"
+    unknown = 0.0
 
     def write(self, stem: Path, tokens: Tokens, spread: Tensor, row: Row) -> Written:
         values: Any = self.tokenizer.untokenize(tokens)  # type: ignore[attr-defined]

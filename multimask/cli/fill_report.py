@@ -20,7 +20,8 @@ LISTING, REPORT = "table.csv", "fill.json"
 @dataclass
 class Filled:
     """What became of every row. files: by (row, modality) the file, its spread's and facts of it.
-    cells: by (row, modality) a row's cells and their spreads. skipped: (id, reason)."""
+    cells: by (row, modality) a row's cells and their spreads. skipped: (id, reason). units,
+    unknown: of each modality's files, as their writers say."""
 
     files: dict[tuple[int, str], tuple[Path, Path]] = field(default_factory=dict)
     cells: dict[tuple[int, str], tuple[dict[str, Any], dict[str, float]]] = field(
@@ -29,6 +30,7 @@ class Filled:
     facts: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     units: dict[str, str] = field(default_factory=dict)
+    unknown: dict[str, float] = field(default_factory=dict)
 
     def count(self, name: str) -> int:
         return sum(modality == name for _, modality in (*self.files, *self.cells))

@@ -117,10 +117,12 @@ def put_together(
     table: Table,
     files: Mapping[tuple[int, str], tuple[Path, Path]],
     stems: Mapping[str, str],
+    unknown: Mapping[str, float],
 ) -> dict[tuple[int, str], tuple[Path, Path]]:
     """The windows' files as one a scene, by the scene's row and modality; windows are deleted.
 
-    Pixels of windows that could not be filled hold the format's nodata, else 0.
+    Pixels of windows that could not be filled hold the format's nodata, else NaN, and in whole
+    numbers what is `unknown` in the modality's files.
     """
     groups: dict[tuple[int, str], list[int]] = {}
     for number, name in files:
@@ -135,14 +137,16 @@ def put_together(
         stem = stems[table.columns["id"][row]]
         ends = [piece for piece in pieces.of if piece.row == row]
         both = [
-            joined([pair_of[which] for pair_of in found], at, ends, stem + middle)
+            joined([pair_of[which] for pair_of in found], at, ends, stem + middle, unknown[name])
             for which, middle in ((0, ""), (1, ".spread"))
         ]
         made[row, name] = (both[0], both[1])
     return made
 
 
-def joined(files: Sequence[Path], at: Sequence[Piece], every: Sequence[Piece], stem: str) -> Path:
+def joined(
+    files: Sequence[Path], at: Sequence[Piece], every: Sequence[Piece], stem: str, unknown: float
+) -> Path:
     """One file of these windows, where they lie in the scene that `every` window of it makes up.
     The windows are deleted."""
     like = format_of(str(files[0]))
@@ -151,7 +155,9 @@ def joined(files: Sequence[Path], at: Sequence[Piece], every: Sequence[Piece], s
     channels, tall, wide = parts[0].shape
     height = max(piece.top for piece in every) + tall
     width = max(piece.left for piece in every) + wide
-    whole = np.full((channels, height, width), like.nodata or 0, parts[0].dtype)
+    nowhere = np.nan if like.nodata is None else like.nodata
+    fill = like.typed(np.full((1, 1, 1), nowhere), unknown).item()
+    whole = np.full((channels, height, width), fill, parts[0].dtype)
     for part, piece in zip(parts, at, strict=True):
         whole[:, piece.top : piece.top + tall, piece.left : piece.left + wide] = part
     geo = open_tiff_cube(files[0]).geo if like.suffix in TIFFS else None
