@@ -63,7 +63,8 @@ def subset_scores(
     wanted = subsets_of(names) if subsets is None else [tuple(sorted(set(s))) for s in subsets]
     found: dict[tuple[str, ...], tuple[Embeddings, Embeddings]] = {}
     listed = all(set(names) <= set(part.columns) for part in (train, test))
-    for subset in dict.fromkeys([*wanted, *([names] if listed else [])]):
+    whole = [names] if listed else []
+    for subset in dict.fromkeys([*wanted, *whole]):
         rows = [rows_with(part, subset, label) for part in (train, test)]
         if min(map(len, rows)) < 2:
             continue
