@@ -1,6 +1,7 @@
 """One exact total shared among modalities: statistics against closed forms, spilling, roles."""
 
 import math
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -276,6 +277,27 @@ def test_lowering_keeps_the_kind_of_budget() -> None:
     assert lowered(rising, 19, 4) == Curriculum(((0, Count(3)), (10, Count(4, 15))))
     padded = Curriculum(((0, Natural()), (10, Count(8))))
     assert lowered(padded, 19, 4) == Curriculum(((0, Natural()), (10, Count(4, 15))))
+
+
+@dataclass(frozen=True)
+class First:
+    """All for the first modality: a budget of somebody else's."""
+
+    of: Any = Ratio(0.5)  # noqa: RUF009 - frozen
+
+    def __call__(self, n: int) -> tuple[int, int]:
+        return self.of(n)
+
+    def wish(self, names: Any, has: Any, generator: Generator) -> Any:
+        return np.ones(len(names)), np.arange(len(names)).clip(0, 2)
+
+
+def test_budgets_of_others_keep_their_shares_when_they_are_lowered() -> None:
+    assert lowered(First(), 19, 4) == First(Count(4, 15))
+    hidden: Any = type("Hidden", (), {n: getattr(First(), n) for n in ("of", "wish")})
+    hidden.__call__ = lambda self, n: (9, 10)
+    with pytest.raises(ValueError, match="Hidden: it keeps 9 of 19 tokens visible, some row allow"):
+        lowered(hidden(), 19, 4)
 
 
 def test_budgets_check_their_arguments() -> None:

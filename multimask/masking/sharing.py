@@ -5,8 +5,8 @@ holds: the rest spills to the others. Which of its tokens they are is still the 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ Wish = tuple[Float[np.ndarray, " m"], Int[np.ndarray, " m"]]  # weights, and who
 @runtime_checkable
 class Shares(Protocol):
     """A budget with an opinion on modalities: `of` says how many tokens, `wish` whose they are.
+    Where rows lack modalities `of` is replaced by a lower one, so it should be a dataclass's field.
 
     `wish` is asked once a sample, with how many tokens of each modality it has, and draws from the
     sample's own generator only.
@@ -253,8 +254,13 @@ def lowered(budget: Budget, units: int, limit: int) -> Budget:
         return budget
     if isinstance(budget, Fixed):
         return replace(budget, total=lowered(budget.of, units, limit))
-    if isinstance(budget, Dirichlet | Dropped | Roles):
-        return replace(budget, of=lowered(budget.of, units, limit))
+    if isinstance(budget, Shares):
+        if not is_dataclass(budget) or "of" not in {field.name for field in fields(budget)}:
+            raise ValueError(
+                f"{type(budget).__name__}: it keeps {visible} of {units} tokens visible, some row "
+                f"allows {limit}; to be lowered it must be a dataclass with the total as field `of`."
+            )
+        return cast(Budget, replace(budget, of=lowered(budget.of, units, limit)))
     return Count(limit, units - limit if decoded == units - visible else decoded)
 
 
