@@ -107,11 +107,7 @@ def spreads(
 
     Raises: ValueError for fewer than two draws, and for a share that leaves nothing to draw.
     """
-    if draws < 2 or not 0 < share < 1:
-        raise ValueError(
-            f"spreads: draws={draws} must be at least 2 and share={share} above 0 and below 1; "
-            "what is always shown in full does not spread."
-        )
+    check_draws(draws, share)
     sums = {name: [torch.zeros(())] * 3 for name in targets}
     for draw in range(draws):
         given = answer_all(model, batch, targets, share, Step(seed, epoch=draw))
@@ -140,6 +136,14 @@ def spreads(
             variance.sqrt().float().view(shape), (agreeing / draws).float().view(shape)
         )
     return made
+
+
+def check_draws(draws: int, share: float) -> None:
+    if draws < 2 or not 0 < share < 1:
+        raise ValueError(
+            f"spreads: draws={draws} must be at least 2 and share={share} above 0 and below 1; "
+            "what is always shown in full does not spread."
+        )
 
 
 class Distillation(Objective):

@@ -11,6 +11,7 @@ import torch
 
 from multimask import collate, fit, load
 from multimask.cli import main
+from multimask.cli.evaluate import asked_for
 from multimask.evaluation import (
     Embeddings,
     crossmodal_errors,
@@ -205,6 +206,12 @@ def test_every_set_of_modalities_is_scored_by_rows_that_have_it(learned: Recipe)
         assert len(score.mixed) == len(score.items)
     with pytest.raises(ValueError, match="no column 'kind'"):
         subset_scores(learned.model, train, test, "kind")
+
+
+def test_a_set_named_twice_is_one() -> None:
+    model = multimae(MAPS, **SMALL).model
+    found = asked_for(("sign+picture", "sign", "picture+sign"), list(MAPS), model)
+    assert found == [("sign",), ("picture", "sign")]
 
 
 def test_tables_without_a_column_of_a_modality_are_scored_by_the_others() -> None:

@@ -368,6 +368,22 @@ def test_file_names_differ_where_ids_do() -> None:
     assert names["x#window=0,8,8,8"] == "x_window=0,8,8,8"
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "told"),
+    [
+        ("--batch-size", "0", "0 must be at least 1"),
+        ("--share", "2", "share=2.0 above 0 and below"),
+    ],
+)
+def test_flags_that_cannot_be_are_refused_before_anything_is_written(
+    tmp_path: Path, capsys: Any, flag: str, value: str, told: str
+) -> None:
+    (tiles(tmp_path) / "whole.csv").write_text("id,s2,dem\nb,s2.tif,dem.tif\n")
+    assert run_fill(tmp_path, "whole.csv", "filled", "--only", "dem", flag, value) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "filled").exists()
+
+
 def test_equal_answers_do_not_spread() -> None:
     torch.manual_seed(0)
     maps: dict[str, Tokenizer] = {"rgb": ImagePatches(8, 4), "seg": LabelMaps(3, 8, 4)}

@@ -112,7 +112,7 @@ def asked_for(
                 f"--subsets {text}: {unknown[0]!r} is no column of the model's modalities; there "
                 f"are {', '.join(there)}."
             )
-    return sorted(wanted, key=lambda names: (len(names), names))
+    return sorted(set(wanted), key=lambda names: (len(names), names))
 
 
 def opened(folder: str | Path) -> tuple[MaskedModel, "Classifier | None"]:

@@ -22,7 +22,7 @@ from multimask.cli.fill_report import (
 )
 from multimask.cli.fill_windows import Pieces, cut_up, put_together
 from multimask.datasets.table import Table
-from multimask.ensembles import Spread, spreads
+from multimask.ensembles import Spread, check_draws, spreads
 from multimask.evaluation.embeddings import evaluating
 from multimask.evaluation.reading import batches
 from multimask.filling import check_names, check_restores
@@ -80,6 +80,9 @@ def fill_table(model: MaskedModel, table: Table, flags: Fill) -> Filled:
     Raises: ValueError for modalities that cannot be answered, a folder that holds other things, and
     an answer that would take the place of a source.
     """
+    check_draws(flags.draws, flags.share)
+    if flags.batch_size < 1:
+        raise ValueError(f"--batch-size {flags.batch_size} must be at least 1.")
     names = answerable(model, flags.only)
     prepare(flags.out, table)
     gaps = np.any([lacking_of(model, table)[name] for name in names], axis=0)
