@@ -258,7 +258,7 @@ def lowered(budget: Budget, units: int, limit: int) -> Budget:
         if not is_dataclass(budget) or "of" not in {field.name for field in fields(budget)}:
             raise ValueError(
                 f"{type(budget).__name__}: it keeps {visible} of {units} tokens visible, some row "
-                f"allows {limit}; to be lowered it must be a dataclass with the total as field `of`."
+                f"allows {limit}; to be lowered it needs to be a dataclass with a field `of`."
             )
         return cast(Budget, replace(budget, of=lowered(budget.of, units, limit)))
     return Count(limit, units - limit if decoded == units - visible else decoded)
