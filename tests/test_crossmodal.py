@@ -269,6 +269,28 @@ def test_evaluate_prints_a_table_and_leaves_it_as_files(
     assert "'sound' is no column" in capsys.readouterr().err
 
 
+def test_runs_of_several_seeds_are_paired_seed_by_seed(
+    learned: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "maps.npz", **arrays(80, 0))
+    other = trained(samples(32), 1, Masker(Uniform(), Ratio(0.25))).model
+    for run, first, second in (("a", learned.model, other), ("b", other, learned.model)):
+        first.save(tmp_path / run / "model")
+        second.save(tmp_path / run / "seed-10" / "model")
+    words = ["evaluate", "--data", str(tmp_path / "maps.npz"), "--out", str(tmp_path / "run")]
+    runs = [str(tmp_path / run) for run in "ab"]
+    assert main([*words, "--model", runs[0], "--beside", runs[1]]) == 0
+    lost = json.loads((tmp_path / "run/subsets.json").read_text())["lost"]["probe"]
+    assert lost["model"]["lost_seeds"] == lost[runs[1]]["lost_seeds"][::-1]
+    assert lost["model"]["lost"] == pytest.approx(np.mean(lost["model"]["lost_seeds"]))
+    assert lost["model"]["lost_seeds"][0] != lost["model"]["lost_seeds"][1]
+    assert lost[runs[1]]["more_by"] == pytest.approx(0)  # the same two models in another order
+    assert "by seed" in capsys.readouterr().out
+    one = str(tmp_path / "b" / "model")
+    assert main([*words, "--model", runs[0], "--beside", one]) == 2
+    assert "expected as many seeds as the model's run has, 2; found 1" in capsys.readouterr().err
+
+
 def test_fine_tuned_models_are_asked_by_every_set(
     learned: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
