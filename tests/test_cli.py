@@ -172,6 +172,20 @@ def test_masks_draws_any_masker_with_true_counts(
         assert np.asarray(Image.open(drawn)).std() > 0
 
 
+def test_masks_takes_a_file_without_its_flag(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = str(photographs / "left" / "00.png")
+    words = ["--kind", "image", "--set", "size=40,patch=5", "--out", str(tmp_path / "a.png")]
+    assert main(["masks", "--data", picture, *words]) == 0
+    named = capsys.readouterr().out
+    assert main(["masks", picture, *words]) == 0
+    assert capsys.readouterr().out == named
+    for again in (["--data", "other.png"], ["--data=other.png"]):
+        assert main(["masks", picture, *words, *again]) == 2
+        assert "--data is given twice" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

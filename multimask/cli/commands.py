@@ -135,7 +135,7 @@ def reconstruct(flags: Reconstruct) -> None:
 class Masks:
     """Draw a masker on files, with the true numbers of visible and hidden tokens."""
 
-    data: Annotated[Path, "a file, or folder, CSV, Parquet, NPY or NPZ"]
+    data: Annotated[Path, "a file, or folder, CSV, Parquet, NPY or NPZ; in front, its path alone"]
     kind: Annotated[str, "what the data are, by plug-in name"]
     set: Annotated[tuple[str, ...], "fields of the kind's tokenizer: size=96x160,patch=8"] = ()
     masker: Annotated[str, "who is hidden, by plug-in name"] = "random"
@@ -208,20 +208,35 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
 }
 
 
-LEADING = {"fill": ("--model", "--data")}
-"""Flags that may be left out in front: `multimask fill MODEL TABLE --out DIR`."""
+LEADING = {"fill": ("--model", "--data"), "masks": ("--data",)}
+"""Flags that may be left out in front: `multimask fill MODEL TABLE`, `multimask masks FILE`."""
 
 
 def run(name: str, argv: Sequence[str]) -> int:
     if name == "doctor":
         return doctor()
     flags, command = COMMANDS[name]
+
+    def parsed_and_called() -> None:
+        command(from_command_line(flags, with_leading(name, argv), prog=f"multimask {name}"))
+
+    return guarded(parsed_and_called, name=f"multimask {name}")
+
+
+def with_leading(name: str, argv: Sequence[str]) -> list[str]:
+    """The words, with the flags that were left out. Raises: ValueError for one that is there too.
+
+    >>> with_leading("masks", ["a.png", "--ratio", "0.5"])
+    ['--data', 'a.png', '--ratio', '0.5']
+    """
     words = list(argv)
     for place, flag in enumerate(LEADING.get(name, ())):
-        if len(words) > 2 * place and not words[2 * place].startswith("-"):
-            words.insert(2 * place, flag)
-    given = from_command_line(flags, words, prog=f"multimask {name}")
-    return guarded(lambda: command(given), name=f"multimask {name}")
+        if len(words) <= 2 * place or (value := words[2 * place]).startswith("-"):
+            continue
+        if any(word == flag or word.startswith(f"{flag}=") for word in words):
+            raise ValueError(f"{flag} is given twice: {value!r} in front stands for it.")
+        words.insert(2 * place, flag)
+    return words
 
 
 def write_picture(picture: np.ndarray | None, file: Path) -> None:
