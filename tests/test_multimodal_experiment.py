@@ -118,6 +118,22 @@ def test_other_methods_take_the_same_maps(method: str, tmp_path: Path) -> None:
     assert set(metrics["crossmodal"]) == {"grey", "materials"}
 
 
+def test_a_network_that_answers_and_does_not_encode_is_not_probed(
+    rooms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", str(rooms), "--modalities", "rgb=image,depth=depth-map", "--out",
+             str(tmp_path), "--method", "phg-mae-conv", "--width", "4", "--image-size", "16",
+             "--epochs", "1", "--batch-size", "8", "--online-knn"]  # fmt: skip
+    assert run(SCRIPT["main"], SCRIPT["Config"], [*words, "--seeds", "2"]) == 0
+    assert capsys.readouterr().out.count("'phg-mae-conv' answers hidden tokens and has no") == 1
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["probe_accuracy"] is metrics["knn_accuracy"] is None
+    assert set(metrics["crossmodal"]) == {"rgb", "depth"}
+    assert len(metrics["crossmodal"]["rgb"]["error_by_seed"]) == 2
+    assert run(SCRIPT["main"], SCRIPT["Config"], [*words, "--evaluate", "svm"]) == 2
+    assert "--evaluate svm: method 'phg-mae-conv'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -20,7 +20,7 @@ from multimask.checkpoints import initialise
 from multimask.checkpoints.folder import write_whole
 from multimask.cli.data import as_batch, rule_of
 from multimask.cli.flags import to_yaml
-from multimask.cli.measures import asked, incomparable, scores
+from multimask.cli.measures import asked, featureless, incomparable, scores
 from multimask.cli.outcome import SeedRun, provenance, report, summarise
 from multimask.cli.study import RunFlags, Study
 from multimask.masking import Masker, Ratio, Uniform
@@ -113,6 +113,8 @@ def one_seed(flags: RunFlags, study: Study, seed: int, out: Path) -> SeedRun:
     if flags.init is not None:
         print(initialise(recipe.model, flags.init), flush=True)
     print(f"seed {seed}\n{recipe.model.describe(recipe.objective.masker)}", flush=True)
+    if study.label is not None and featureless(recipe.model):
+        study = unprobed(flags, study, first=seed == flags.seed)
     training = dict(recipe.training)
     if flags.lr is not None:
         training |= {"lr": flags.lr, "lr_per": None}
@@ -148,6 +150,17 @@ def one_seed(flags: RunFlags, study: Study, seed: int, out: Path) -> SeedRun:
         return SeedRun(fitted, None, None)
     pretrained, random_init = scores((recipe.model, initial), study, flags, seed)
     return SeedRun(fitted, pretrained, random_init)
+
+
+def unprobed(flags: RunFlags, study: Study, first: bool) -> Study:
+    """The study without labels, for a method whose model answers and does not encode; said once.
+    Raises: ValueError where a measure of features was asked for."""
+    why = f"method {flags.method!r} answers hidden tokens and has no features to probe"
+    if flags.evaluate:
+        raise ValueError(f"--evaluate {','.join(flags.evaluate)}: {why}.")
+    if first:
+        print(f"no probes: {why}.", flush=True)
+    return replace(study, label=None)
 
 
 def draw_masks(recipe: Recipe, study: Study, seed: int, file: Path) -> None:

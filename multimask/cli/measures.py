@@ -84,6 +84,11 @@ def incomparable(train: Labels, test: Labels) -> str | None:
     return None
 
 
+def featureless(model: MaskedModel) -> bool:
+    """Whether the encoder has no layers: what it gives tells no more than the tokens themselves."""
+    return getattr(model.encoder, "depth", None) == 0
+
+
 def probe(judged: Judged) -> Score:
     return evaluation.linear_probe(*judged.rows, seed=judged.seed).correct
 
