@@ -11,7 +11,11 @@ import torch
 
 from multimask import collate, fit, load
 from multimask.cli import main
+from multimask.cli.crossmodal import crossed
 from multimask.cli.evaluate import asked_for
+from multimask.cli.study import RunFlags, Study
+from multimask.datasets.rows import described_cells, with_cells
+from multimask.datasets.table import Table
 from multimask.evaluation import (
     Embeddings,
     crossmodal_errors,
@@ -26,6 +30,7 @@ from multimask.methods.multimae import multimae
 from multimask.methods.recipe import Recipe
 from multimask.modalities.image import ImagePatches
 from multimask.modalities.label_maps import LabelMaps
+from multimask.modalities.tabular import Tabular
 from multimask.modality import Tokenizer
 from multimask.pictures import answered_rows
 from multimask.tokens import Sample
@@ -125,6 +130,28 @@ def test_batches_and_holes_change_no_answer(learned: Recipe) -> None:
     np.testing.assert_allclose(holes.of_mean, whole.of_mean[kept], rtol=1e-6)
 
 
+@pytest.mark.parametrize("drawable", [True, False])
+def test_a_picture_is_named_where_one_was_drawn(
+    drawable: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = Table.from_arrays(
+        modalities=["picture", "inverse"],
+        picture=torch.rand(6, 1, 8, 8),
+        inverse=torch.rand(6, 1, 8, 8),
+        age=[50.0 + n for n in range(6)],
+    )
+    maps = {name: MAPS[name] for name in ("picture", "inverse")}
+    if not drawable:
+        table = with_cells(table, "notes", ["age"])
+        maps["notes"] = Tabular(*described_cells(table, "notes"))
+    multimae(maps, **SMALL).model.save(tmp_path / "model")
+    found = crossed(RunFlags(out=tmp_path, method="multimae"), Study(maps, table, table, None))
+    assert set(found) == set(maps)
+    told = capsys.readouterr().out
+    assert "over 6 test items" in told
+    assert ("crossmodal.png" in told) == (tmp_path / "crossmodal.png").exists() == drawable
+
+
 def test_nobody_is_paired_with_himself() -> None:
     for size in (2, 3, 17):
         pairs = derangement(collate(samples(size), MAPS), seed=0)
@@ -186,8 +213,6 @@ def arrays(count: int, seed: int) -> dict[str, Any]:
 
 
 def test_every_set_of_modalities_is_scored_by_rows_that_have_it(learned: Recipe) -> None:
-    from multimask.datasets.table import Table
-
     train, test = (Table.from_arrays(modalities=list(MAPS), **arrays(60, seed)) for seed in (0, 1))
     signs: list[Any] = list(test.columns["sign"])
     signs[0] = None

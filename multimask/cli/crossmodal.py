@@ -33,10 +33,11 @@ def crossed(flags: RunFlags, study: Study) -> dict[str, Any]:
             found.setdefault(name, []).append(made)
     batch, _ = as_batch(study.test, study.modalities, most=DRAWN)
     drawn = pictures.answered_rows(model, batch, list(found))
+    numbers = {name: compared(made) for name, made in found.items()}
+    print(told(numbers))
     if drawn is not None:
         pictures.save(drawn, flags.out / "crossmodal.png")
-    numbers = {name: compared(made) for name, made in found.items()}
-    print(told(numbers, flags))
+        print(f"look at           {flags.out / 'crossmodal.png'}")
     return numbers
 
 
@@ -55,7 +56,7 @@ def compared(made: list[evaluation.Crossed]) -> dict[str, Any]:
     return numbers
 
 
-def told(numbers: Mapping[str, Mapping[str, Any]], flags: RunFlags) -> str:
+def told(numbers: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [
         "",
         "each modality hidden whole and answered from the others, error beside two controls",
@@ -71,8 +72,7 @@ def told(numbers: Mapping[str, Mapping[str, Any]], flags: RunFlags) -> str:
         lines.append(f"  {name:<12}{found['error']:<9.3f}{cells[0]:<34}{cells[1]:<34}{by_seed}")
     items = sorted({found["items"] for found in numbers.values()})
     kinds = sorted({found["measure"] for found in numbers.values()})
-    lines += [
-        f"  {' and '.join(kinds)}; 95 % intervals over {', '.join(map(str, items))} test items",
-        f"look at           {flags.out / 'crossmodal.png'}",
-    ]
+    lines.append(
+        f"  {' and '.join(kinds)}; 95 % intervals over {', '.join(map(str, items))} test items"
+    )
     return "\n".join(lines)
