@@ -6,7 +6,7 @@ python experiments/fill.py --data TILES --modalities s2=spectral,s1=spectral,dem
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,8 +32,9 @@ from multimask.cli.fill_scores import (
 )
 from multimask.cli.flags import run, to_yaml
 from multimask.cli.study import RunFlags, with_defaults
-from multimask.datasets.formats.spectral import SpectralReader, flipped
+from multimask.datasets.formats.spectral import SpectralReader
 from multimask.datasets.layouts.sensor_tiles import sensor_tiles
+from multimask.datasets.remembered import Remembered
 from multimask.datasets.table import Table
 from multimask.datasets.transforms import RandomResizedCrop
 from multimask.modalities.label_maps import LabelMaps
@@ -189,30 +190,6 @@ def fitted_readers(
             plain = replace(fitting, transform=None)
         made[name] = Remembered(plain) if augment else plain
     return made
-
-
-@dataclass(frozen=True, eq=False)
-class Remembered:
-    """Reads a window once and keeps it, for they are small and many lie in a file; with a generator
-    it is mirrored and turned, all sensors' windows alike."""
-
-    reader: Any
-    windows: dict[str, Any] = field(default_factory=dict)
-
-    suffixes = ()
-
-    def probe(self, source: Any) -> dict[str, Any]:
-        return self.reader.probe(source)
-
-    def read(self, source: Any, generator: torch.Generator | None = None) -> Any:
-        if source not in self.windows:
-            self.windows[source] = self.reader.read(source)
-        value = self.windows[source]
-        if generator is None:
-            return value
-        if isinstance(value, dict):
-            return value | {"pixels": flipped(value["pixels"], generator)}
-        return flipped(value[None], generator)[0]
 
 
 # --- tokenizers -----------------------------------------------------------------------------------
