@@ -59,10 +59,11 @@ def folder_of(takes: list[np.ndarray], folder: Path) -> Path:
 
 @pytest.mark.parametrize("method", ["mae", "skeletonmae"])
 def test_a_folder_of_arrays_leaves_a_whole_run_folder(
-    method: str, takes: list[np.ndarray], tmp_path: Path
+    method: str, takes: list[np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, out = folder_of(takes, tmp_path / "data"), tmp_path / "run"
-    words = TRANSFORMER if method == "mae" else ["--masker", "joint-tubes", "--ratio", "0.4"]
+    tubes = ["--masker", "joint-tubes", "--ratio", "0.4", "--size", "small"]
+    words = TRANSFORMER if method == "mae" else tubes
     assert experiment("--data", data, "--out", out, "--method", method, *SMALL, *words) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["samples"] + metrics["test_samples"] == 40  # and not skeleton.json
@@ -70,6 +71,9 @@ def test_a_folder_of_arrays_leaves_a_whole_run_folder(
     assert 0 <= metrics["probe_accuracy"] <= 1
     for name in ("reconstructions.png", "masks.png", "curves.png", "config.yaml"):
         assert (out / name).is_file(), name
+    told = capsys.readouterr().out
+    assert f"look at           {out}/reconstructions.png, {out}/masks.png, {out}/curves.png" in told
+    assert ("'skeletonmae' has one shape" in told) == (method == "skeletonmae")
     model = load(out / "model")
     tokenizer: Any = model.tokenizers["skeleton"]
     assert tokenizer.unit == 200  # of millimetres: how far joints lie from the middle of a body

@@ -76,6 +76,11 @@ def carry_out(flags: RunFlags, study: Study) -> dict[str, Any]:
         raise ValueError(f"--seeds {flags.seeds}: at least one run is needed.")
     study = comparable(study)
     measures = asked(flags, study)
+    sized = "arch" in inspect.signature(plugins.load("methods", flags.method)).parameters
+    if flags.size != "tiny" and not sized:
+        print(
+            f"--size {flags.size}: method {flags.method!r} has one shape, the published, for all."
+        )
     if flags.keep_memory:
         keep_freed_memory()
     flags.out.mkdir(parents=True, exist_ok=True)

@@ -153,11 +153,11 @@ def report(flags: RunFlags, metrics: Mapping[str, Any], measures: Iterable[str])
         )
     if metrics["skipped"]:
         lines.append(f"skipped           {len(metrics['skipped'])} samples: see log/skipped.csv")
-    lines += [
-        f"model             {flags.out / 'model'}",
-        f"look at           {flags.out / 'reconstructions.png'}, {flags.out / 'masks.png'}, "
-        f"{flags.out / 'curves.png'}",
-    ]
+    lines.append(f"model             {flags.out / 'model'}")
+    drawn = [flags.out / f"{name}.png" for name in ("reconstructions", "masks", "curves")]
+    drawn = [str(path) for path in drawn if path.is_file()]
+    if drawn:
+        lines.append(f"look at           {', '.join(drawn)}")
     return "\n".join(lines)
 
 
