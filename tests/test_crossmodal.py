@@ -311,6 +311,8 @@ def test_runs_of_several_seeds_are_paired_seed_by_seed(
     assert lost["model"]["lost_seeds"][0] != lost["model"]["lost_seeds"][1]
     assert lost[runs[1]]["more_by"] == pytest.approx(0)  # the same two models in another order
     assert "by seed" in capsys.readouterr().out
+    assert main([*words, "--model", runs[0], "--beside", "random weights"]) == 2
+    assert "write ./random weights" in capsys.readouterr().err
     one = str(tmp_path / "b" / "model")
     assert main([*words, "--model", runs[0], "--beside", one]) == 2
     assert "expected as many seeds as the model's run has, 2; found 1" in capsys.readouterr().err

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from multimask.finetuning import Classifier
 
 
+Opened = tuple[MaskedModel, "Classifier | None"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """Linear probe and nearest neighbours for every set of modalities, beside random weights.
@@ -52,19 +55,23 @@ class Evaluate:
 
 
 def evaluate(flags: Evaluate) -> None:
-    folders = models_of(flags.model)
-    model, _ = opened(folders[0])
+    models = [opened(folder) for folder in models_of(flags.model)]
+    model, _ = models[0]
+    seeds = range(flags.seed, flags.seed + len(models))
+    controls: list[Opened] = [(fresh(model, seed), None) for seed in seeds]
+    runs = {"model": models, "random weights": controls}
+    for run in flags.beside:
+        if run in runs:
+            raise ValueError(f"--beside {run}: {run!r} names a column already; write ./{run}.")
+        runs[run] = paired(run, models)
     table = models_table(model, flags.data)
     check_label(table, flags.label, flags.data, "to probe")
     train, test = parts_of(table, flags.held_out, None)
     subsets = asked_for(flags.subsets, list(table.readers), model)
-    seeds = [flags.seed + number for number in range(len(folders))]
-    judged = [Judged("model", [asked(f, train, test, subsets, flags) for f in folders])]
-    controls = [scored(fresh(model, s), train, test, subsets, flags) for s in seeds]
-    judged.append(Judged("random weights", controls))
-    for run in flags.beside:
-        others = other_models(run, model, len(folders))
-        judged.append(Judged(run, [asked(f, train, test, subsets, flags) for f in others]))
+    judged = [
+        Judged(name, [scored(one, train, test, subsets, flags) for one in seeds_models])
+        for name, seeds_models in runs.items()
+    ]
     flags.out.mkdir(parents=True, exist_ok=True)
     rows = [numbers(subset, judged) for subset in subsets]
     losses = lost(judged, subsets)
@@ -93,7 +100,7 @@ def asked_for(
     return sorted(set(wanted), key=lambda names: (len(names), names))
 
 
-def opened(folder: Path) -> tuple[MaskedModel, "Classifier | None"]:
+def opened(folder: Path) -> Opened:
     """A saved model, with its head where it was fine-tuned."""
     if not (folder / "head.safetensors").is_file():
         return load(folder), None
@@ -107,39 +114,48 @@ def models_of(folder: Path) -> list[Path]:
     """The folder of a model itself, or those of a run: its first seed's, then the others'."""
     if not (folder / "model").is_dir():
         return [folder]
-    more = sorted(folder.glob("seed-*/model"), key=lambda f: int(f.parent.name[len("seed-") :]))
-    return [folder / "model", *more]
+    more = folder.glob("seed-*/model")
+    return [folder / "model", *sorted(more, key=lambda f: (len(f.parent.name), f.parent.name))]
 
 
-def other_models(run: str, model: MaskedModel, count: int) -> list[Path]:
-    """Of another run, seed by seed."""
-    folders = models_of(Path(run))
-    if len(folders) != count:
+def paired(run: str, models: Sequence[Opened]) -> list[Opened]:
+    """Another run's models, seed by seed."""
+    found = [opened(folder) for folder in models_of(Path(run))]
+    if len(found) != len(models):
         raise ValueError(
-            f"--beside {run}: expected as many seeds as the model's run has, {count}; found "
-            f"{len(folders)}."
+            f"--beside {run}: expected as many seeds as the model's run has, {len(models)}; found "
+            f"{len(found)}."
         )
-    found = opened(folders[0])[0]
-    if list(found.slots) != list(model.slots):
-        raise ValueError(
-            f"--beside {run}: its modalities are {', '.join(found.slots)}, those of the model "
-            f"{', '.join(model.slots)}."
-        )
-    return folders
+    names = list(models[0][0].slots)
+    for other, _ in found:
+        if list(other.slots) != names:
+            raise ValueError(
+                f"--beside {run}: its modalities are {', '.join(other.slots)}, those of the model "
+                f"{', '.join(names)}."
+            )
+    return found
 
 
-def asked(
-    folder: Path,
+def scored(
+    one: Opened,
     train: Table,
     test: Table,
     subsets: Sequence[tuple[str, ...]],
     flags: Evaluate,
 ) -> list[SubsetScore]:
-    model, head = opened(folder)
-    scores = scored(model, train, test, subsets, flags)
-    if head is None:
-        return scores
-    return [with_answers(score, head, test, flags) for score in scores]
+    model, head = one
+    scores = evaluation.subset_scores(
+        model,
+        train,
+        test,
+        flags.label,
+        subsets,
+        pool=flags.pool,
+        workers=flags.workers,
+        device=flags.device,
+        seed=flags.seed,
+    )
+    return scores if head is None else [with_answers(s, head, test, flags) for s in scores]
 
 
 def with_answers(
@@ -155,23 +171,3 @@ def with_answers(
             rows, workers=flags.workers, device=flags.device, modalities=score.names
         )
     return replace(score, tuned=told.correct(flags.label))
-
-
-def scored(
-    model: MaskedModel,
-    train: Table,
-    test: Table,
-    subsets: Sequence[tuple[str, ...]],
-    flags: Evaluate,
-) -> list[SubsetScore]:
-    return evaluation.subset_scores(
-        model,
-        train,
-        test,
-        flags.label,
-        subsets,
-        pool=flags.pool,
-        workers=flags.workers,
-        device=flags.device,
-        seed=flags.seed,
-    )
